@@ -1,0 +1,3 @@
+//! `cleatd`.
+
+fn main() {}

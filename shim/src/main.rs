@@ -1,0 +1,3 @@
+//! `containerd-shim-cleat-v2`.
+
+fn main() {}

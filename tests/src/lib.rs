@@ -1,0 +1,1 @@
+//! Suites that drive the built binaries.
