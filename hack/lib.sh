@@ -1,0 +1,94 @@
+# shellcheck shell=bash disable=SC2034
+# What the scripts of this folder share. Sourced, never run.
+#
+# A node is a directory: every path of its daemon lies under it, and its bridge, subnet, cgroups and nft table carry a
+# name made from that path, so that two nodes run side by side and each can be taken down alone.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+CACHE=${CLEAT_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/cleat}
+CRICTL_VERSION=1.36.0
+CRICTL=$CACHE/bin/crictl-$CRICTL_VERSION
+
+say() { printf '%s\n' "$*"; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+need_root() { [ "$(id -u)" = 0 ] || die "needs root: a container runtime makes namespaces, mounts and cgroups"; }
+
+# node DIR: sets the names of the node at DIR. DIR need not exist.
+node() {
+    DIR=$(realpath -m -- "$1")
+    local hash
+    hash=$(printf %s "$DIR" | sha256sum)
+    NAME=cleat-${hash:0:8}
+    BRIDGE=cleat${hash:0:8}
+    HASH=$((16#${hash:0:7}))
+}
+
+# alive PID WORD: whether PID runs and still has WORD in its command line, so that a reused pid is never signalled.
+alive() {
+    [ -n "$1" ] && tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -qF -- "$2"
+}
+
+# end PID WORD SECONDS: SIGTERM, and SIGKILL if it is still there after SECONDS. Quiet where it is gone already.
+end() {
+    local tries=$(($3 * 20))
+    alive "$1" "$2" || return 0
+    kill -TERM "$1" 2>/dev/null || return 0
+    while alive "$1" "$2" && [ $((tries--)) -gt 0 ]; do sleep 0.05; done
+    alive "$1" "$2" || return 0
+    kill -KILL "$1" 2>/dev/null || return 0
+    while alive "$1" "$2"; do sleep 0.05; done
+}
+
+# daemon_pid: the pid of this node's daemon, or nothing where it does not run.
+daemon_pid() {
+    local pid=
+    [ -r "$DIR/cleatd.pid" ] && pid=$(cat "$DIR/cleatd.pid")
+    if alive "$pid" "$DIR/config.toml"; then echo "$pid"; fi
+}
+
+crictl() { "$CRICTL" --config "$DIR/crictl.yaml" "$@"; }
+
+# cgroups: this node's cgroups, children first, in every hierarchy.
+cgroups() {
+    local root
+    findmnt -rn -o TARGET -t cgroup,cgroup2 | while read -r root; do
+        [ -d "$root/$NAME" ] && find "$root/$NAME" -depth -type d
+    done
+    return 0
+}
+
+# mounts: the mount points under this node's directory, newest first.
+mounts() { awk -v dir="$DIR/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | tac; }
+
+# processes: the pids of this node: its daemon, its shims, and whatever runs in its cgroups.
+processes() {
+    local group pid
+    {
+        daemon_pid
+        for group in $(cgroups); do cat "$group/cgroup.procs" 2>/dev/null || true; done
+        for pid in /proc/[0-9]*; do
+            case $(readlink "$pid/exe" 2>/dev/null || true) in */containerd-shim-*) ;; *) continue ;; esac
+            case $(readlink "$pid/cwd" 2>/dev/null; tr '\0' ' ' 2>/dev/null <"$pid/cmdline") in
+            *"$DIR"/*) echo "${pid#/proc/}" ;;
+            esac
+        done
+    } | sort -un
+}
+
+# nat_rules: rules that the portmap plugin made for this node's network and did not take away.
+nat_rules() { iptables -w -t nat -S 2>/dev/null | grep -F "name: \\\"$NAME\\\"" || true; }
+
+# leftovers: one line for each thing of this node that is still on the machine.
+leftovers() {
+    local pid
+    for pid in $(processes); do say "process $pid $(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | cut -c1-150)"; done
+    mounts | sed 's/^/mount /'
+    cgroups | sed 's/^/cgroup /'
+    [ ! -e "/sys/class/net/$BRIDGE" ] || say "link $BRIDGE and its address"
+    nat_rules | sed 's/^/nat rule /'
+    if nft list table ip "$NAME" >/dev/null 2>&1; then say "nft table ip $NAME"; fi
+    find "$DIR/cni/ipam" -type f -name '[0-9]*' 2>/dev/null | sed 's/^/address /' || true
+}
