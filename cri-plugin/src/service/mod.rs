@@ -1,3 +1,4 @@
 //! (to come)
 
 pub mod alpha;
+pub mod authority;
