@@ -23,6 +23,7 @@ node() {
     hash=$(printf %s "$DIR" | sha256sum)
     NAME=cleat-${hash:0:8}
     BRIDGE=cleat${hash:0:8}
+    STATE_LINK=/run/$NAME
     HASH=$((16#${hash:0:7}))
 }
 
@@ -72,7 +73,7 @@ processes() {
         for pid in /proc/[0-9]*; do
             case $(readlink "$pid/exe" 2>/dev/null || true) in */containerd-shim-*) ;; *) continue ;; esac
             case $(readlink "$pid/cwd" 2>/dev/null; tr '\0' ' ' 2>/dev/null <"$pid/cmdline") in
-            *"$DIR"/*) echo "${pid#/proc/}" ;;
+            *"$DIR"/* | *"$STATE_LINK"/*) echo "${pid#/proc/}" ;;
             esac
         done
     } | sort -un
