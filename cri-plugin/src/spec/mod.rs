@@ -32,6 +32,8 @@ pub mod validate;
 mod fixture;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod live;
 
 use std::path::{Path, PathBuf};
 
