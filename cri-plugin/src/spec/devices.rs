@@ -10,6 +10,8 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 use super::{clean, privileged};
 use crate::{Error, Result, config};
 
+const CDI_ANNOTATION: &str = "cdi.k8s.io/";
+
 /// A device node of the host as [`super::Probed::read`] found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -79,6 +81,29 @@ pub fn check(index: usize, device: &Device) -> Result<(PathBuf, Access)> {
     Ok((path, Access::parse(&field("permissions"), &device.permissions)?))
 }
 
+/// The CDI devices the container asks for, in its order, each once: the field, then the annotations that came before
+/// the field and that device plugins still send (CDI SPEC.md, "cdi.k8s.io/").
+///
+/// # Errors
+/// `Invalid` with the field for a name that is not `vendor/class=name`.
+pub fn cdi(config: &ContainerConfig) -> Result<Vec<&str>> {
+    let mut out: Vec<&str> = Vec::new();
+    let fields =
+        config.cdi_devices.iter().enumerate().map(|(i, d)| (format!("CDI_devices[{i}].name"), d.name.as_str()));
+    let annotations = config.annotations.iter().filter(|(key, _)| key.starts_with(CDI_ANNOTATION));
+    let listed = annotations.flat_map(|(key, list)| list.split(',').map(move |n| (format!("annotations[{key:?}]"), n)));
+    for (field, name) in fields.chain(listed) {
+        let qualified = name.split_once('=').is_some_and(|(kind, name)| kind.contains('/') && !name.is_empty());
+        if !qualified || name.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return Err(Error::invalid(field, format!("{name:?} is not vendor/class=name")));
+        }
+        if !out.contains(&name) {
+            out.push(name);
+        }
+    }
+    Ok(out)
+}
+
 /// `linux.devices`.
 pub fn nodes(nodes: &[Node]) -> Vec<LinuxDevice> {
     nodes.iter().map(node).collect()
@@ -127,6 +152,7 @@ fn rule(allow: bool, access: &str) -> LinuxDeviceCgroup {
 mod tests {
     use super::*;
     use crate::spec::fixture;
+    use cleat_proto::cri::v1::CdiDevice;
 
     fn fuse() -> Node {
         let access = Some(Access::parse("f", "rw").expect("access"));
@@ -159,6 +185,18 @@ mod tests {
         assert!(shown(&handler));
         handler.privileged_without_host_devices = true;
         assert!(!shown(&handler));
+    }
+
+    #[test]
+    fn cdi_names_of_field_and_annotations() {
+        let named = |name: &str| CdiDevice { name: name.into() };
+        let mut config =
+            ContainerConfig { cdi_devices: vec![named("v.com/gpu=1"), named("v.com/gpu=0")], ..Default::default() };
+        config.annotations.insert("cdi.k8s.io/plugin".into(), "v.com/gpu=0,v.com/net=a".into());
+        config.annotations.insert("other".into(), "x".into());
+        assert_eq!(cdi(&config).expect("names"), ["v.com/gpu=1", "v.com/gpu=0", "v.com/net=a"]);
+        config.annotations.insert("cdi.k8s.io/bad".into(), "gpu".into());
+        assert!(cdi(&config).expect_err("no kind").to_string().contains("cdi.k8s.io/bad"));
     }
 
     #[test]

@@ -124,10 +124,11 @@ fn words(text: &str) -> BTreeSet<String> {
     text.split_whitespace().map(String::from).collect()
 }
 
-/// `/proc/cgroups`: name, hierarchy, count, enabled.
+/// `/proc/cgroups`: name, hierarchy, count, enabled. Hierarchy 0 is the v2 tree, which on a v1 host limits nothing:
+/// runc gives up on a limit whose controller is not mounted.
 fn enabled(text: &str) -> BTreeSet<String> {
     let rows = text.lines().filter(|l| !l.starts_with('#')).map(|l| l.split_whitespace().collect::<Vec<_>>());
-    rows.filter(|r| r.get(3) == Some(&"1")).map(|r| r[0].to_owned()).collect()
+    rows.filter(|r| r.get(3) == Some(&"1") && r[1] != "0").map(|r| r[0].to_owned()).collect()
 }
 
 /// From mountinfo: field 5 is the mount point, the first after " - " the type (proc_pid_mountinfo(5)).
@@ -227,7 +228,7 @@ mod tests {
         let dir = tree(&[
             ("proc/sys/kernel/osrelease", "5.10.0-8-amd64\n"),
             ("proc/sys/kernel/hostname", "node-1\n"),
-            ("proc/cgroups", "#subsys_name\thierarchy\tnum\tenabled\ncpu\t2\t3\t1\nhugetlb\t0\t1\t0\n"),
+            ("proc/cgroups", "#subsys_name\thierarchy\tnum\tenabled\ncpu\t2\t3\t1\nhugetlb\t0\t1\t1\npids\t4\t1\t0\n"),
             ("proc/self/oom_score_adj", "-500\n"),
             ("sys/kernel/mm/hugepages/hugepages-1048576kB/nr", ""),
             ("sys/kernel/mm/hugepages/hugepages-2048kB/nr", ""),

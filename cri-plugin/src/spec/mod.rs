@@ -47,6 +47,7 @@ pub use host::Host;
 pub use mounts::Volumes;
 pub use namespaces::Namespaces;
 pub use probe::Probed;
+pub use process::{Terminal, exec};
 pub use resources::update;
 pub use user::{Accounts, Identity};
 

@@ -10,7 +10,7 @@ use cleat_proto::cri::v1::{
 };
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType};
 
-use super::{Input, built, known, namespace_options, privileged, sandbox_namespace_options};
+use super::{Host, Input, built, known, namespace_options, privileged, sandbox_namespace_options};
 use crate::{Error, Result};
 
 /// Where the pod's namespaces can be joined; `None` where the pod has none of its own.
@@ -91,6 +91,7 @@ pub fn list(input: &Input<'_>) -> Result<Vec<LinuxNamespace>> {
     }
     out.extend(pid(input)?);
     if mappings(sandbox)?.is_some() {
+        supported(input.host)?;
         out.push(join(T::User, "userns_options", &joined.user)?);
     }
     if input.host.is_v2() && !privileged(input.config) {
@@ -172,6 +173,16 @@ pub fn mappings(sandbox: &PodSandboxConfig) -> Result<Option<Mappings>> {
         })),
         other => Err(Error::invalid(format!("{field}.mode"), format!("{other:?} is not POD or NODE"))),
     }
+}
+
+/// # Errors
+/// `Unsupported` on a kernel without user namespaces.
+pub fn supported(host: &Host) -> Result<()> {
+    if host.user_namespaces {
+        return Ok(());
+    }
+    let field = "linux.security_context.namespace_options.userns_options";
+    Err(Error::Unsupported { what: format!("{field}: a user namespace with this kernel") })
 }
 
 /// Checks and converts a list of mappings; an empty one is refused.
@@ -326,6 +337,9 @@ mod tests {
         assert_eq!(got(&case)["user"], "/ns/user");
         let found = mappings(&case.pod).expect("mappings").expect("some");
         assert_eq!((found.uids[0].host_id(), found.gids[0].size()), (65536, 65536));
+        let mut old = mapped(Pod, range.clone(), range.clone());
+        old.host.user_namespaces = false;
+        assert!(matches!(list(&old.input()), Err(Error::Unsupported { .. })));
         assert_eq!(mappings(&mapped(Node, vec![], vec![]).pod).expect("none"), None);
         assert_eq!(mappings(&Case::new().pod).expect("none"), None);
     }

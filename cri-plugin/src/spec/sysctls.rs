@@ -47,6 +47,24 @@ pub fn of(sandbox: &PodSandboxConfig) -> Result<BTreeMap<String, String>> {
         .collect()
 }
 
+/// What containerd 2 sets where a pod says nothing of it: ports below 1024 and ping need no capability. Only in a
+/// network namespace of the pod's own; ping's groups must be ones the pod's user namespace has.
+///
+/// # Errors
+/// `Invalid` for a pod whose user namespace is none.
+pub fn unprivileged(sandbox: &PodSandboxConfig) -> Result<BTreeMap<String, String>> {
+    if namespaces::host_network(sandbox) {
+        return Ok(BTreeMap::new());
+    }
+    let mapped = namespaces::mappings(sandbox)?;
+    let last =
+        mapped.iter().flat_map(|m| &m.gids).find(|r| r.container_id() == 0).map_or(i32::MAX as u32, |r| r.size() - 1);
+    Ok(BTreeMap::from([
+        ("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned()),
+        ("net.ipv4.ping_group_range".to_owned(), format!("0 {last}")),
+    ]))
+}
+
 /// Where a sysctl that [`of`] returned is written: below `/proc/sys`.
 ///
 /// A part may hold dots where the name has slashes (`net/ipv4/conf/eth0.100/forwarding`, sysctl(8)): [`of`] writes
@@ -118,7 +136,7 @@ fn check_namespace(name: &str, sandbox: &PodSandboxConfig) -> Result<(), String>
 mod tests {
     use super::*;
     use crate::spec::fixture;
-    use cleat_proto::cri::v1::{NamespaceMode, NamespaceOption};
+    use cleat_proto::cri::v1::{IdMapping, NamespaceMode, NamespaceOption, UserNamespace};
 
     fn pod(name: &str, value: &str) -> PodSandboxConfig {
         let mut pod = fixture::pod();
@@ -139,6 +157,20 @@ mod tests {
             assert_eq!(got.into_iter().collect::<Vec<_>>(), [(wanted.to_owned(), "1 2\t3".to_owned())]);
             assert_eq!(path(wanted), PathBuf::from("/proc/sys").join(file));
         }
+    }
+
+    #[test]
+    fn unprivileged_ports_and_ping() {
+        let mut pod = fixture::pod();
+        assert_eq!(unprivileged(&pod).expect("pod")["net.ipv4.ping_group_range"], "0 2147483647");
+        let range = vec![IdMapping { host_id: 65536, container_id: 0, length: 65536 }];
+        let userns_options = Some(UserNamespace { mode: 0, uids: range.clone(), gids: range });
+        let options = NamespaceOption { userns_options, ..NamespaceOption::default() };
+        fixture::pod_security(&mut pod).namespace_options = Some(options.clone());
+        assert_eq!(unprivileged(&pod).expect("pod")["net.ipv4.ping_group_range"], "0 65535");
+        let hosts = NamespaceOption { network: NamespaceMode::Node as i32, ..options };
+        fixture::pod_security(&mut pod).namespace_options = Some(hosts);
+        assert!(unprivileged(&pod).expect("pod").is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! missing sources, follows links and mounts images first, and says where in [`Volumes::resolved`].
 
 mod defaults;
+mod propagation;
 mod volume;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use oci_spec::runtime::{LinuxIdMapping, Mount};
 use super::{Input, clean, known, security};
 use crate::{Error, Result};
 
+pub use propagation::check_propagation;
 pub(super) use volume::check;
 
 /// Host paths that the caller made or resolved for a container.

@@ -22,7 +22,7 @@ pub fn container_config(config: &ContainerConfig, sandbox: &PodSandboxConfig) ->
     log_path(sandbox, config)?;
     mounts::check(config)?;
     config.devices.iter().enumerate().try_for_each(|(i, d)| devices::check(i, d).map(drop))?;
-    cdi(config)?;
+    devices::cdi(config)?;
     known::<Signal>("stop_signal", config.stop_signal)?;
     privilege(sandbox, config)?;
     namespaces::check_against_pod(sandbox, config)?;
@@ -40,20 +40,6 @@ fn process(config: &ContainerConfig) -> Result<()> {
     }
     if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
         return Err(Error::invalid("working_dir", format!("{:?} is not absolute", config.working_dir)));
-    }
-    Ok(())
-}
-
-/// `vendor/class=name` (CDI SPEC.md); what it stands for is looked up later.
-fn cdi(config: &ContainerConfig) -> Result<()> {
-    for (i, device) in config.cdi_devices.iter().enumerate() {
-        let qualified = device.name.split_once('=').is_some_and(|(kind, name)| kind.contains('/') && !name.is_empty());
-        if !qualified || device.name.contains(|c: char| c.is_control() || c.is_whitespace()) {
-            return Err(Error::invalid(
-                format!("CDI_devices[{i}].name"),
-                format!("{:?} is not vendor/class=name", device.name),
-            ));
-        }
     }
     Ok(())
 }
