@@ -31,19 +31,22 @@ fn parse(line: &str) -> Result<Line> {
     let mut fields = line.splitn(4, ' ').map(str::to_string);
     let mut field = |what: &str| fields.next().with_context(|| format!("no {what}"));
     let line = Line { time: field("time")?, stream: field("stream")?, tag: field("tag")?, text: field("text")? };
-    ensure!(is_time(&line.time), "no RFC 3339 time with nanoseconds: {}", line.time);
+    ensure!(is_time(&line.time), "no RFC 3339 time: {}", line.time);
     ensure!(["stdout", "stderr"].contains(&line.stream.as_str()), "no stream: {}", line.stream);
     ensure!(["F", "P"].contains(&line.tag.as_str()), "no tag: {}", line.tag);
     Ok(line)
 }
 
-/// `2026-01-02T03:04:05.678901234Z`, or with an offset in the place of the Z.
+/// `2026-01-02T03:04:05.678901234Z`, or with an offset in the place of the Z; zeros may be missing at the end of the
+/// fraction, as Go's RFC3339Nano leaves them out.
 fn is_time(text: &str) -> bool {
-    let pattern = b"dddd-dd-ddTdd:dd:dd.ddddddddd";
+    let pattern = b"dddd-dd-ddTdd:dd:dd";
     let fits = |(p, c): (&u8, u8)| if *p == b'd' { c.is_ascii_digit() } else { *p == c };
-    let Some((stamp, zone)) = text.split_at_checked(pattern.len()) else { return false };
+    let Some((stamp, rest)) = text.split_at_checked(pattern.len()) else { return false };
+    let digits = rest.strip_prefix('.').map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+    let zone = if digits == 0 { rest } else { &rest[digits + 1..] };
     let zone_fits = zone == "Z" || (zone.len() == 6 && zone.starts_with(['+', '-']));
-    zone_fits && pattern.iter().zip(stamp.bytes()).all(fits)
+    digits <= 9 && zone_fits && pattern.iter().zip(stamp.bytes()).all(fits)
 }
 
 /// Waits up to ten seconds for a line with this text and returns all lines then.
@@ -72,10 +75,14 @@ mod tests {
     fn lines_are_told_from_what_is_none() {
         let good = "2026-01-02T03:04:05.678901234Z stdout F two words ";
         assert_eq!(parse(good).expect("a line").text, "two words ");
-        assert!(parse("2026-01-02T03:04:05.678901234+01:00 stderr P ").is_ok());
+        for good in ["2026-01-02T03:04:05.678901234+01:00 stderr P ", "2026-01-02T03:04:05.67Z stdout F x"] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
         for bad in [
             "",
-            "2026-01-02T03:04:05Z stdout F seconds only",
+            "2026-01-02T03:04Z stdout F no seconds",
+            "2026-01-02T03:04:05.1234567890Z stdout F too fine",
+            "2026-01-02T03:04:05.Z stdout F no fraction",
             "2026-01-02T03:04:05.678901234Z stdin F no stream",
             "2026-01-02T03:04:05.678901234Z stdout X no tag",
             "2026-01-02T03:04:05.678901234Z stdout F",
