@@ -1,1 +1,4 @@
 //! The shim.
+
+pub mod io;
+pub mod pause;
