@@ -2,7 +2,7 @@
 //!
 //! What libcni and go-cni are to containerd, as one piece: `folder` and `watch` keep the present network, `conf` and
 //! `result` judge foreign JSON, `chain` runs the plugins in their order through `exec`, `intent` remembers on disk what
-//! was begun, so that a DEL works after any crash.
+//! was begun, so that a DEL works after any crash; `stray` ends what a killed daemon left running.
 //!
 //! Deliberately absent: the `loopback` plugin (`netns::create` raises `lo`), more than one network per pod (that is
 //! Multus's work, itself a plugin), and libcni's cache of results: the daemon's sandbox record holds them.
@@ -16,6 +16,7 @@ mod folder;
 mod intent;
 mod plugins;
 mod result;
+mod stray;
 mod version;
 mod watch;
 
@@ -149,6 +150,9 @@ impl Cni {
     /// As of `add`; calling again is right. What comes before the failed plugin was not tried: with its rules still in
     /// place (a port mapping), an address must not be given to another pod.
     pub async fn del(&self, pod: &Attachment, attached: Option<&Attached>) -> Result<()> {
+        if attached.is_none() {
+            stray::end(&pod.id).await;
+        }
         let Some(network) = self.network_of(pod, attached).await else {
             tracing::warn!(sandbox = %pod.id, "no CNI configuration to delete the pod's network with");
             return Ok(());

@@ -30,7 +30,7 @@ async fn a_hung_plugin_is_killed_with_its_children_at_the_deadline() {
     let mut lab = Lab::with("1.0.0", &["hang"]);
     lab.config.timeout_secs = 1;
     let hang = "[ $CNI_COMMAND = ADD ] || exit 0; echo half; echo waiting for the moon >&2\n\
-                sleep 1000 & echo $! > LAB/child; echo $$ > LAB/self; wait";
+                sleep 60 & echo $! > LAB/child; echo $$ > LAB/self; wait";
     lab.plugin("hang", hang);
     let (cni, pod) = (lab.open(), lab.pod());
     let start = Instant::now();
@@ -49,7 +49,7 @@ async fn a_hung_plugin_is_killed_with_its_children_at_the_deadline() {
 #[tokio::test]
 async fn a_dropped_call_leaves_no_plugin_running() {
     let lab = Lab::with("1.0.0", &["hang"]);
-    lab.plugin("hang", "sleep 1000 & echo $! > LAB/child; echo $$ > LAB/self; wait");
+    lab.plugin("hang", "sleep 60 & echo $! > LAB/child; echo $$ > LAB/self; wait");
     let (cni, pod) = (lab.open(), lab.pod());
     let task = tokio::spawn(async move { cni.add(&pod).await });
     eventually("the plugin runs", || !lab.read("self").is_empty()).await;
@@ -67,7 +67,7 @@ async fn answers_that_are_none_fail_the_add_and_are_undone() {
         ("echo '[]'", "not an object"),
         ("echo '{\"cniVersion\": \"1.0.0\"}'", "no address for eth0"),
         ("echo '{\"cniVersion\": \"1.0.0\", \"ips\": [{\"address\": \"127.0.0.1/8\"}]}'", "127.0.0.1"),
-        ("head -c 3000000 /dev/zero", "more than 1048576 bytes"),
+        ("yes", "more than 1048576 bytes"),
         ("kill -9 $$", "SIGKILL"),
         ("echo broken >&2; exit 3", "exit status: 3; stderr: broken"),
     ];

@@ -1,9 +1,12 @@
 //! DEL after crashes, restarts and changes of the configuration.
 
-use cleatd::cni::{Attached, Cni};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use cleatd::cni::{Attached, Attachment, Cni};
 use serde_json::json;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, eventually, lives};
 
 #[tokio::test]
 async fn del_uses_what_add_was_made_with_whatever_the_folder_holds() {
@@ -102,10 +105,49 @@ async fn gc_deletes_what_belongs_to_no_sandbox() {
     disabled_gc(&lab, &cni, &kept).await;
 }
 
-async fn disabled_gc(lab: &Lab, cni: &Cni, kept: &cleatd::cni::Attachment) {
+async fn disabled_gc(lab: &Lab, cni: &Cni, kept: &Attachment) {
     let list = json!({"name": "still", "cniVersion": "1.1.0", "disableGC": true, "plugins": [{"type": "first"}]});
     lab.write("net.d/10.conflist", &list.to_string());
-    crate::lab::eventually("reload", || cni.describe()["Networks"][0]["Config"]["Name"] == "still").await;
+    eventually("reload", || cni.describe()["Networks"][0]["Config"]["Name"] == "still").await;
     cni.gc(|| vec![kept.id.clone()]).await;
     assert!(lab.calls().is_empty());
+}
+
+/// A plugin as a killed daemon leaves it, with a child: in a group of its own, which goes with the test.
+struct Stray(Child);
+
+impl Stray {
+    fn of(pod: &Attachment) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 60 & wait"]).env_clear().env("PATH", "/usr/bin:/bin");
+        command.env("CNI_CONTAINERID", pod.id.as_str()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.process_group(0).spawn().expect("spawn"))
+    }
+
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+
+    fn child(&self) -> String {
+        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).expect("children")
+    }
+}
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-9", "--", &format!("-{}", self.pid())]).output();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn del_ends_the_plugin_that_a_killed_daemon_left_running() {
+    let lab = Lab::with("1.0.0", &["only"]);
+    let (cni, pod, other) = (lab.open(), lab.pod(), lab.pod());
+    let (stray, neighbour) = (Stray::of(&pod), Stray::of(&other));
+    eventually("both have their child", || !stray.child().is_empty() && !neighbour.child().is_empty()).await;
+    let (stray_child, neighbour_child) = (stray.child(), neighbour.child());
+    cni.del(&pod, None).await.expect("del");
+    assert!(!lives(&stray.pid()) && !lives(&stray_child));
+    assert!(lives(&neighbour.pid()) && lives(&neighbour_child));
 }
