@@ -9,8 +9,28 @@
 //! Deliberately absent: images, digests, compression (a layer arrives as a stream of tar), and garbage collection
 //! (the daemon knows what is in use; a snapshotter only refuses to remove what has children).
 
+#[cfg(feature = "store")]
+pub mod apply;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod error;
+#[cfg(feature = "store")]
+mod metadata;
 pub mod mount;
+#[cfg(feature = "store")]
+pub mod native;
+#[cfg(feature = "store")]
+pub mod overlay;
+#[cfg(feature = "store")]
+pub mod snapshotter;
+#[cfg(feature = "store")]
+mod store;
+#[cfg(feature = "store")]
+mod sweeper;
+#[cfg(feature = "store")]
+mod tree;
 
 pub use error::{Error, Result};
 pub use mount::Mount;
+#[cfg(feature = "store")]
+pub use snapshotter::{Info, Kind, Snapshotter, Usage};
