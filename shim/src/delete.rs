@@ -1,0 +1,87 @@
+//! `delete`: clean up after a shim that is gone.
+//!
+//! The daemon runs it when a shim's connection closes, after every orderly end too, and gives it five seconds. So it takes
+//! whatever is missing for done: the bundle, the container, the mounts, the runtime. What it knows of the container is what
+//! the shim left in the bundle. Pids are deliberately not read from there: they may be somebody else's by now, and the
+//! runtime keeps the start time beside them.
+
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    time::{Duration, SystemTime},
+};
+
+use cleat_snapshots::mount::unmount_all;
+use containerd_shim_protos::api::DeleteResponse;
+use protobuf::{Message as _, MessageField};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+
+use crate::{
+    args::Args,
+    bootstrap,
+    bundle::Bundle,
+    error::{At as _, Error, Result},
+    reaper::Reaper,
+    runtime::Oci,
+};
+
+/// A second less than the daemon grants.
+const DEADLINE: Duration = Duration::from_secs(4);
+/// What a container counts as that nobody saw end: killed.
+const STATUS: u32 = 128 + libc::SIGKILL.cast_unsigned();
+
+/// Runs `delete` and returns the bytes to print.
+pub fn run(args: &Args) -> Result<Vec<u8>> {
+    let bundle = bootstrap::bundle(args)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().at("start", "the runtime")?;
+    let removed = runtime.block_on(remove(args, &bundle));
+    let unmounted = unmount_all(&bundle.rootfs()).map_err(Error::from);
+    remove_socket(&bundle);
+    removed.and(unmounted)?;
+    response()
+}
+
+/// Kills and deletes what is left of the container.
+async fn remove(args: &Args, bundle: &Bundle) -> Result<()> {
+    let options = bundle.saved_options();
+    if options.binary_name.is_empty() {
+        // No Create ever got as far as a runtime.
+        return Ok(());
+    }
+    let mut children = signal(SignalKind::child()).at("watch", "SIGCHLD")?;
+    let reaper = Reaper::default();
+    let runtime = Oci::new(options, &args.namespace, reaper.clone());
+    let reaping = async {
+        while children.recv().await.is_some() {
+            reaper.reap();
+        }
+        std::future::pending().await
+    };
+    let deleted = async {
+        tokio::select! {
+            result = runtime.delete_force(&args.id, bundle) => result,
+            never = reaping => never,
+        }
+    };
+    let late = |_| Error::TimedOut { what: format!("deleting {:?}", args.id), after: DEADLINE };
+    timeout(DEADLINE, deleted).await.map_err(late)?
+}
+
+/// Removes the socket the shim left, unless it still serves: other containers of its pod may live.
+fn remove_socket(bundle: &Bundle) {
+    let Ok(address) = fs::read_to_string(bundle.join("address")) else { return };
+    let Some(path) = address.strip_prefix("unix://") else { return };
+    if UnixStream::connect(path).is_err() {
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn response() -> Result<Vec<u8>> {
+    let mut response = DeleteResponse::new();
+    response.exit_status = STATUS;
+    response.exited_at = MessageField::some(SystemTime::now().into());
+    response.write_to_bytes().map_err(|e| Error::Corrupt { what: "delete response".into(), problem: e.to_string() })
+}
