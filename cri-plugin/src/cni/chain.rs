@@ -1,6 +1,7 @@
-//! The plugins of a network, one after the other: ADD and CHECK forwards, DEL and GC as the specification wants them.
+//! The plugins of a network, one after the other: DEL backwards, everything else in the order of the configuration.
 
 use std::ffi::{OsStr, OsString};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -10,6 +11,9 @@ use super::plugins::Plugins;
 use super::{Attachment, IFNAME, result};
 use crate::id::SandboxId;
 use crate::{Result, netns};
+
+/// A plugin that takes longer to say that it is ready is not.
+const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// One pod on one network.
 pub(super) struct Chain<'a> {
@@ -95,6 +99,18 @@ pub(super) async fn collect(plugins: &Plugins, network: &Network, valid: &[Sandb
     }
 }
 
+/// STATUS of every plugin: whether an ADD could work now.
+///
+/// # Errors
+/// Of the first plugin that is not ready, or does not say so within `STATUS_DEADLINE`.
+pub(super) async fn status(plugins: &Plugins, network: &Network) -> Result<()> {
+    for plugin in network.plugins() {
+        let stdin = plugin.request(&Map::new(), &[]);
+        run(plugins, plugin, "STATUS", Vec::new(), stdin).await?;
+    }
+    Ok(())
+}
+
 async fn run<'a>(
     plugins: &'a Plugins,
     plugin: &Plugin,
@@ -106,5 +122,6 @@ async fn run<'a>(
     let command_name = OsString::from(command);
     env.extend([("CNI_COMMAND", command_name.as_os_str()), ("CNI_PATH", &plugins.cni_path), ("PATH", &plugins.path)]);
     let what = format!("CNI {} {command}", plugin.kind);
-    Call { what, binary: &binary, env, stdin, deadline: plugins.deadline }.run().await
+    let deadline = if command == "STATUS" { plugins.deadline.min(STATUS_DEADLINE) } else { plugins.deadline };
+    Call { what, binary: &binary, env, stdin, deadline }.run().await
 }

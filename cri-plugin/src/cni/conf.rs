@@ -54,7 +54,7 @@ impl Network {
         };
         let plugins = plugins.iter().map(|plugin| Plugin::new(plugin, &name, version)).collect::<Result<_, _>>()?;
         let check = offered(version.has_check(), list, "disableCheck")?;
-        let gc = offered(version.has_gc(), list, "disableGC")?;
+        let gc = offered(version.has_gc_and_status(), list, "disableGC")?;
         Ok(Self { name, version, check, gc, plugins, source })
     }
 
@@ -100,6 +100,11 @@ impl Network {
     /// Whether GC may be sent.
     pub(super) fn collects(&self) -> bool {
         self.gc == Support::Offered
+    }
+
+    /// Whether STATUS may be sent.
+    pub(super) fn reports(&self) -> bool {
+        self.version.has_gc_and_status()
     }
 
     /// As containerd's `crictl info` shows it.

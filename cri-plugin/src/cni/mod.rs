@@ -59,6 +59,8 @@ struct Loaded {
     present: Result<Arc<Network>, String>,
     /// The last one that was good, for a DEL that has nothing better.
     last_good: Option<Arc<Network>>,
+    /// Why the plugins of the present one would not take a pod now (STATUS, 1.1.0).
+    refusal: Option<String>,
 }
 
 impl Cni {
@@ -78,7 +80,7 @@ impl Cni {
             conf_dir: config.conf_dir.clone(),
             plugins: Plugins::new(&config.bin_dirs, Duration::from_secs(config.timeout_secs)),
             intents: Intents::open(&config.cache_dir)?,
-            loaded: RwLock::new(Loaded { last_good: present.as_ref().ok().cloned(), present }),
+            loaded: RwLock::new(Loaded { last_good: present.as_ref().ok().cloned(), present, refusal: None }),
             traffic: tokio::sync::RwLock::default(),
             watch: OnceLock::new(),
         });
@@ -87,14 +89,17 @@ impl Cni {
         Ok(cni)
     }
 
-    /// Whether pods can be given a network now.
+    /// Whether pods can be given a network now: there is a configuration, and no plugin of it said no when it was last
+    /// asked (STATUS, 1.1.0; behind the scenes, so this never waits).
     ///
     /// # Errors
     /// The message for NetworkReady=false.
     pub fn status(&self) -> Result<(), String> {
-        match &self.read().present {
-            Ok(_) => Ok(()),
-            Err(why) => Err(format!("cni plugin not initialized: {why}")),
+        let loaded = self.read();
+        match (&loaded.present, &loaded.refusal) {
+            (Ok(_), None) => Ok(()),
+            (Ok(_), Some(why)) => Err(format!("cni plugin not ready: {why}")),
+            (Err(why), _) => Err(format!("cni plugin not initialized: {why}")),
         }
     }
 
@@ -223,13 +228,29 @@ impl Cni {
             (_, Ok(new)) => {
                 tracing::info!(network = new.name(), "pod network loaded");
                 let new = Arc::new(new);
-                *loaded = Loaded { last_good: Some(Arc::clone(&new)), present: Ok(new) };
+                *loaded = Loaded { last_good: Some(Arc::clone(&new)), present: Ok(new), refusal: None };
             }
             (_, Err(why)) => {
                 tracing::warn!(%why, "no pod network");
                 loaded.present = Err(why);
             }
         }
+    }
+
+    /// Asks the plugins whether they are ready, where they can be asked. Returns whether they are.
+    async fn probe(&self) -> bool {
+        let Ok(network) = self.read().present.clone() else { return true };
+        if !network.reports() {
+            return true;
+        }
+        let refusal = chain::status(&self.plugins, &network).await.err().map(|error| error.to_string());
+        let ready = refusal.is_none();
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        if loaded.refusal != refusal {
+            tracing::info!(network = network.name(), ?refusal, "readiness of the pod network changed");
+            loaded.refusal = refusal;
+        }
+        ready
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Loaded> {

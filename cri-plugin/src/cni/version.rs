@@ -49,8 +49,8 @@ impl Version {
         self >= Self::V0_4_0
     }
 
-    /// GC exists.
-    pub(super) fn has_gc(self) -> bool {
+    /// GC and STATUS exist.
+    pub(super) fn has_gc_and_status(self) -> bool {
         self >= Self::V1_1_0
     }
 }
@@ -75,6 +75,6 @@ mod tests {
         assert_eq!(Version::parse("0.3.2"), None);
         assert!(Version::V0_2_0.has_old_results() && !Version::V0_3_0.has_old_results());
         assert!(Version::V0_4_0.has_check() && !Version::V0_3_1.has_check());
-        assert!(Version::V1_1_0.has_gc() && !Version::V1_0_0.has_gc());
+        assert!(Version::V1_1_0.has_gc_and_status() && !Version::V1_0_0.has_gc_and_status());
     }
 }

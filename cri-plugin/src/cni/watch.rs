@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use inotify::{EventMask, EventStream, Inotify, WatchMask};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{Cni, folder};
 
 /// The folder is read at least this often.
 const ROUND: Duration = Duration::from_secs(30);
-/// The same, while it cannot be watched (`fs.inotify.max_user_instances` is often used up on a node).
-const UNWATCHED_ROUND: Duration = Duration::from_secs(5);
+/// The same, while it cannot be watched (`fs.inotify.max_user_instances` is often used up on a node) or a plugin says that
+/// it is not ready.
+const SHORT_ROUND: Duration = Duration::from_secs(5);
 /// An installer writes several files: one reading after the last of them.
 const SETTLE: Duration = Duration::from_millis(20);
 
@@ -35,14 +36,27 @@ pub(super) async fn run(cni: Weak<Cni>, dir: PathBuf) {
         }
         match watch {
             Ok(mut watch) => {
-                let _ = timeout(ROUND, watch.changed()).await;
+                // A change of the configuration also ends a plugin that takes its time to tell its status.
+                tokio::select! {
+                    () = watch.changed() => {}
+                    () = round(&cni, ROUND) => {}
+                }
             }
             Err(error) => {
                 tracing::debug!(dir = %dir.display(), %error, "the CNI configuration is read without a watch");
-                sleep(UNWATCHED_ROUND).await;
+                round(&cni, SHORT_ROUND).await;
             }
         }
     }
+}
+
+/// Asks the plugins for their status and waits for the next time to ask.
+async fn round(cni: &Weak<Cni>, pause: Duration) {
+    let ready = match cni.upgrade() {
+        Some(cni) => cni.probe().await,
+        None => return,
+    };
+    sleep(if ready { pause } else { SHORT_ROUND }).await;
 }
 
 /// An armed watch; used for one change.
@@ -73,7 +87,7 @@ impl Watch {
                 return sleep(SETTLE).await;
             }
         }
-        sleep(UNWATCHED_ROUND).await;
+        sleep(SHORT_ROUND).await;
     }
 }
 

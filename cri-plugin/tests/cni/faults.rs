@@ -35,7 +35,7 @@ async fn a_hung_plugin_is_killed_with_its_children_at_the_deadline() {
     let (cni, pod) = (lab.open(), lab.pod());
     let start = Instant::now();
     let error = cni.add(&pod).await.expect_err("hangs");
-    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
     let error = error.to_string();
     for part in ["CNI hang ADD", "within 1s", "half", "waiting for the moon"] {
@@ -101,7 +101,7 @@ async fn a_child_that_keeps_the_output_open_holds_nothing_up() {
     let child = lab.read("child");
     let killed = std::process::Command::new("kill").arg(child.trim()).status().expect("kill");
     assert_eq!(attached.expect("add").result, answer);
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert!(killed.success(), "a daemon that a plugin started is left alone");
 }
 

@@ -2,7 +2,7 @@
 
 use cleatd::Error;
 
-use crate::lab::{Lab, eventually};
+use crate::lab::{Lab, eventually, lives};
 
 const CONF: &str = r#"{"name": "NAME", "cniVersion": "1.0.0", "plugins": [{"type": "only"}]}"#;
 
@@ -52,6 +52,38 @@ async fn the_folder_may_come_late_and_go() {
         std::fs::remove_dir_all(lab.path("etc")).expect("remove");
         eventually("gone", || cni.status().is_err()).await;
     }
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_not_ready_is_told() {
+    let lab = Lab::with("1.1.0", &["first", "second"]);
+    lab.plugin(
+        "second",
+        r#"[ $CNI_COMMAND != STATUS ] || { echo '{"code": 50, "msg": "no route to the controller"}'; exit 1; }"#,
+    );
+    let cni = lab.open();
+    eventually("asked", || cni.status().is_err()).await;
+    let why = cni.status().expect_err("not ready");
+    assert!(why.contains("CNI second STATUS") && why.contains("no route to the controller"), "{why}");
+    assert_eq!(lab.read("calls"), "STATUS first\nSTATUS second\n");
+    std::fs::remove_file(lab.path("calls")).expect("remove");
+
+    lab.plugin("second", "");
+    // Asked again after 5 s; a change of the configuration asks at once.
+    lab.write("net.d/10.conflist", &CONF.replace("NAME", "ready").replace("1.0.0", "1.1.0").replace("only", "second"));
+    eventually("ready", || cni.status().is_ok() && lab.read("calls").contains("STATUS second")).await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_hangs_over_its_status_delays_no_change() {
+    let lab = Lab::with("1.1.0", &["hang"]);
+    lab.plugin("hang", "sleep 60 & echo $! > LAB/child; wait");
+    let cni = lab.open();
+    eventually("asked", || !lab.read("child").is_empty()).await;
+    lab.write("net.d/10.conflist", &CONF.replace("NAME", "next"));
+    eventually("taken into use", || name(&cni) == "next").await;
+    let child = lab.read("child");
+    eventually("the hung plugin is gone", || !lives(&child)).await;
 }
 
 #[tokio::test]
