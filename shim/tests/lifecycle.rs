@@ -47,8 +47,7 @@ async fn whole_life(runtime: &'static str) {
     let deleted = shim.delete("c1", "").await.unwrap();
     assert_eq!((deleted.pid, deleted.exit_status), (pid, 137));
     assert_eq!(code(shim.state("c1", "").await), Code::NOT_FOUND);
-    let expected =
-        ["create", "start", "exec-added", "exec-started", "exit e1", "delete", "exit c1", "delete"].map(String::from);
+    let expected = ["create", "start", "exec-added", "exec-started", "exit e1", "exit c1", "delete"].map(String::from);
     assert_eq!(record.until(expected.len()).await, expected);
 
     shim.shutdown().await;

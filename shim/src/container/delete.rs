@@ -28,10 +28,10 @@ pub struct Deleted {
 
 /// Deletes the exec, or with an empty id the container.
 pub async fn delete(shim: &Shim, container: &Container, exec: &str) -> Result<Deleted> {
-    if exec.is_empty() { whole(shim, container).await } else { one(shim, container, exec).await }
+    if exec.is_empty() { whole(shim, container).await } else { one(container, exec).await }
 }
 
-async fn one(shim: &Shim, container: &Container, id: &str) -> Result<Deleted> {
+async fn one(container: &Container, id: &str) -> Result<Deleted> {
     let process = container.process(id)?;
     if process.life().exit().is_some() {
         process.drained().await;
@@ -41,7 +41,6 @@ async fn one(shim: &Shim, container: &Container, id: &str) -> Result<Deleted> {
     process.step("delete", Life::delete)?;
     container.table().remove(id);
     let _ = fs::remove_file(container.bundle.exec_file(id));
-    publish(shim, container, &process, deleted);
     Ok(deleted)
 }
 
@@ -58,7 +57,7 @@ async fn whole(shim: &Shim, container: &Container) -> Result<Deleted> {
     let deleted = deleted(init);
     init.step("delete", Life::delete)?;
     shim.forget(&container.id);
-    publish(shim, container, init, deleted);
+    publish(shim, container, deleted);
     Ok(deleted)
 }
 
@@ -81,16 +80,13 @@ fn deleted(process: &Process) -> Deleted {
     Deleted { pid: life.pid().cast_unsigned(), exit: life.exit() }
 }
 
-fn publish(shim: &Shim, container: &Container, process: &Process, deleted: Deleted) {
-    // Only tasks and execs that had a process have an end to tell.
+/// The deletion of an exec has no event.
+fn publish(shim: &Shim, container: &Container, deleted: Deleted) {
     let Some(exit) = deleted.exit else { return };
     let mut event = TaskDelete::new();
     event.container_id = container.id.clone();
     event.pid = deleted.pid;
     event.exit_status = exit.status;
     event.exited_at = MessageField::some(exit.at.into());
-    if process.id() != container.id {
-        event.id = process.id().into();
-    }
     shim.events.publish(event);
 }

@@ -163,7 +163,7 @@ pub fn any(url: &str, value: Vec<u8>) -> Any {
     any
 }
 
-fn fill_rootfs(rootfs: &Path) {
+pub fn fill_rootfs(rootfs: &Path) {
     for dir in ["bin", "proc", "dev", "sys", "tmp", "etc"] {
         fs::create_dir_all(rootfs.join(dir)).unwrap();
     }
@@ -277,9 +277,10 @@ impl Shim {
 
     /// Waits until the shim's process is gone.
     pub async fn gone(&self) -> bool {
-        let proc = PathBuf::from(format!("/proc/{}", self.pid));
+        let status = format!("/proc/{}/status", self.pid);
         for _ in 0..1000 {
-            if !proc.exists() {
+            // A zombie waits for whoever is process 1 here, which is not the shim's concern.
+            if fs::read_to_string(&status).map_or(true, |text| text.contains("State:\tZ")) {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
