@@ -33,14 +33,16 @@ pub fn container(input: &Input<'_>) -> Result<Annotations> {
     Ok(out)
 }
 
-/// The annotations of a pause container's spec, for shims that need one; `allowed` are the handler's globs.
+/// The annotations of a pause container's spec, for shims that need one; `allowed` are the handler's globs, `image` is
+/// what the root filesystem is called.
 ///
 /// # Errors
 /// As [`container`].
-pub fn sandbox(sandbox: Sandbox<'_>, allowed: &[String]) -> Result<Annotations> {
+pub fn sandbox(sandbox: Sandbox<'_>, allowed: &[String], image: &str) -> Result<Annotations> {
     let mut out = passed(allowed, sandbox.config, None)?;
     out.extend(pod(sandbox)?);
     out.insert(format!("{PREFIX}container-type"), "sandbox".into());
+    out.insert(format!("{PREFIX}podsandbox.image-name"), image.to_owned());
     if let Some(resources) = sandbox.config.linux.as_ref().and_then(|l| l.resources.as_ref()) {
         out.extend(sums(resources).map(|(k, v)| (format!("{PREFIX}{k}"), v.to_string())));
     }
@@ -118,7 +120,7 @@ fn matches(glob: &[u8], text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::fixture::{self, Case};
+    use crate::spec::tests::fixture::{self, Case};
     use proptest::prelude::*;
 
     #[test]
@@ -159,7 +161,7 @@ mod tests {
         let mut case = Case::new();
         fixture::pod_linux(&mut case.pod).resources =
             Some(LinuxContainerResources { memory_limit_in_bytes: 7, ..Default::default() });
-        let got = sandbox(case.input().sandbox, &[]).expect("annotations");
+        let got = sandbox(case.input().sandbox, &[], "pause").expect("annotations");
         assert_eq!(got["io.kubernetes.cri.container-type"], "sandbox");
         assert_eq!(got["io.kubernetes.cri.sandbox-memory"], "7");
     }

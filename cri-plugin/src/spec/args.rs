@@ -24,6 +24,8 @@ use crate::{Error, Result};
 pub fn args(config: &ContainerConfig, image: &ImageConfiguration) -> Result<Vec<String>> {
     let image = image.config().as_ref();
     let entrypoint = image.and_then(|c| c.entrypoint().as_deref()).unwrap_or_default();
+    // `ENTRYPOINT [""]` is how a Dockerfile takes back the one of its base.
+    let entrypoint = if matches!(entrypoint, [only] if only.is_empty()) { &[] } else { entrypoint };
     let cmd = image.and_then(|c| c.cmd().as_deref()).unwrap_or_default();
     let (head, tail) = match (config.command.is_empty(), config.args.is_empty()) {
         (true, true) => (entrypoint, cmd),
@@ -77,7 +79,7 @@ fn through_a_process(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::fixture;
+    use crate::spec::tests::fixture;
 
     #[test]
     fn the_four_cases_of_command_and_args() {
@@ -90,6 +92,12 @@ mod tests {
                 ContainerConfig { command: list(command), args: list(args_given), ..ContainerConfig::default() };
             assert_eq!(args(&config, &image).expect("args"), list(wanted), "{command:?} {args_given:?}");
         }
+    }
+
+    #[test]
+    fn an_entrypoint_can_be_taken_back() {
+        let image = fixture::image(r#"{"Entrypoint":[""],"Cmd":["/c","1"]}"#);
+        assert_eq!(args(&ContainerConfig::default(), &image).expect("args"), ["/c", "1"]);
     }
 
     #[test]

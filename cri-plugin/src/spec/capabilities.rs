@@ -105,8 +105,8 @@ enum Entry {
 
 /// The container's capabilities (CRI api.proto, `Capability`).
 ///
-/// `ALL` in `add` starts from everything the host has, `ALL` in `drop` from nothing; single names come after, drops
-/// last. Defaults the host lacks are left out, for the peers' images run on hosts that lack one; what was asked for by
+/// `ALL` in `drop` starts from nothing, `ALL` in `add` from everything the host has, and of both the smaller wins, as in
+/// containerd; single names come after, drops last. Defaults the host lacks are left out, for the peers' images run on hosts that lack one; what was asked for by
 /// name is not.
 ///
 /// # Errors
@@ -121,10 +121,10 @@ pub fn sets(config: &ContainerConfig, host: &Host) -> Result<Sets> {
     let drop = entries("drop_capabilities", &asked.drop_capabilities)?;
     let add_ambient = entries("add_ambient_capabilities", &asked.add_ambient_capabilities)?;
 
-    let mut bounding = if add.contains(&Entry::All) {
-        everything.clone()
-    } else if drop.contains(&Entry::All) {
+    let mut bounding = if drop.contains(&Entry::All) {
         Capabilities::new()
+    } else if add.contains(&Entry::All) {
+        everything.clone()
     } else {
         DEFAULT.into_iter().filter(|c| everything.contains(c)).collect()
     };
@@ -190,7 +190,7 @@ fn of_bits(bits: u64) -> Capabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::fixture;
+    use crate::spec::tests::fixture;
     use proptest::prelude::*;
 
     fn asked(add: &str, drop: &str, ambient: &str) -> ContainerConfig {
@@ -228,6 +228,7 @@ mod tests {
             ("NET_BIND_SERVICE", "all", set("NET_BIND_SERVICE")),
             ("ALL", "", everything.clone()),
             ("CAP_ALL", "SYS_ADMIN", minus(&everything, "SYS_ADMIN")),
+            ("ALL CHOWN", "ALL", set("CHOWN")),
             ("SYS_TIME", "SYS_TIME", default.clone()),
         ] {
             let got = sets(&asked(add, drop, ""), &host).expect("sets");

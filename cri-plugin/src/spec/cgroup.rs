@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::id::ContainerId;
+use crate::id::{ContainerId, SandboxId};
 use crate::{Error, Result};
 
 /// What systemd's scopes of ours begin with: `cri-cleat-ID.scope`.
@@ -53,8 +53,17 @@ pub enum Driver {
 
 /// `cgroupsPath` of a container's spec, in the form its runtime expects for the parent's kind.
 pub fn path(parent: &Parent, id: &ContainerId) -> PathBuf {
+    child(parent, id.as_str())
+}
+
+/// `cgroupsPath` of a pause container's spec.
+pub fn pause_path(parent: &Parent, id: &SandboxId) -> PathBuf {
+    child(parent, id.as_str())
+}
+
+fn child(parent: &Parent, id: &str) -> PathBuf {
     match parent {
-        Parent::Cgroupfs(parent) => parent.join(id.as_str()),
+        Parent::Cgroupfs(parent) => parent.join(id),
         Parent::Systemd(slice) => format!("{slice}:{SCOPE_PREFIX}:{id}").into(),
     }
 }

@@ -128,6 +128,11 @@ fn kind(kind: Kind) -> LinuxDeviceType {
     }
 }
 
+/// The rules of who gets no device.
+pub(super) fn none() -> Vec<LinuxDeviceCgroup> {
+    vec![rule(false, "rwm")]
+}
+
 /// `linux.resources.devices`: deny all, then what is allowed.
 pub fn rules(config: &ContainerConfig, handler: &config::Runtime, nodes: &[Node]) -> Vec<LinuxDeviceCgroup> {
     let everything = all(config, handler);
@@ -151,7 +156,7 @@ fn rule(allow: bool, access: &str) -> LinuxDeviceCgroup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::fixture;
+    use crate::spec::tests::fixture;
     use cleat_proto::cri::v1::CdiDevice;
 
     fn fuse() -> Node {

@@ -67,7 +67,7 @@ fn set(lines: &mut Vec<String>, line: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::fixture;
+    use crate::spec::tests::fixture;
     use proptest::prelude::*;
 
     fn config(pairs: &[(&str, &[u8])]) -> ContainerConfig {

@@ -40,6 +40,9 @@ pub struct Apparmor {
 pub struct Host {
     /// How control groups are mounted.
     pub cgroup: CgroupMode,
+    /// Options of the one v2 tree that a mount of it in the same cgroup namespace must repeat, or it strips them from
+    /// the whole host.
+    pub cgroup_options: Vec<String>,
     /// The controllers that exist.
     pub controllers: BTreeSet<String>,
     /// Swap can be limited.
@@ -79,10 +82,12 @@ impl Host {
     fn from_root(root: &Path) -> Result<Self> {
         let at = |path: &str| root.join(path);
         let status = must_read(&at("proc/self/status"))?;
-        let mode = cgroup_mode(&must_read(&at("proc/self/mountinfo"))?);
+        let mountinfo = must_read(&at("proc/self/mountinfo"))?;
+        let mode = cgroup_mode(&mountinfo);
         let cgroup_fs = at("sys/fs/cgroup");
         Ok(Self {
             cgroup: mode,
+            cgroup_options: cgroup_options(&mountinfo),
             controllers: match mode {
                 CgroupMode::V2 => words(&read(&cgroup_fs.join("cgroup.controllers"))),
                 CgroupMode::V1 | CgroupMode::Hybrid => enabled(&read(&at("proc/cgroups"))),
@@ -134,8 +139,7 @@ fn enabled(text: &str) -> BTreeSet<String> {
 /// From mountinfo: field 5 is the mount point, the first after " - " the type (proc_pid_mountinfo(5)).
 fn cgroup_mode(mountinfo: &str) -> CgroupMode {
     let is_v2 = |line: &str| line.split_once(" - ").is_some_and(|(_, tail)| tail.starts_with("cgroup2 "));
-    // The last mount at a place is the one that is seen.
-    let v2_at = |place: &str| mountinfo.lines().rfind(|l| l.split(' ').nth(4) == Some(place)).is_some_and(is_v2);
+    let v2_at = |place: &str| mount_at(place, mountinfo).is_some_and(is_v2);
     if v2_at("/sys/fs/cgroup") {
         CgroupMode::V2
     } else if v2_at("/sys/fs/cgroup/unified") {
@@ -143,6 +147,17 @@ fn cgroup_mode(mountinfo: &str) -> CgroupMode {
     } else {
         CgroupMode::V1
     }
+}
+
+/// The last mount at a place is the one that is seen.
+fn mount_at<'a>(place: &str, mountinfo: &'a str) -> Option<&'a str> {
+    mountinfo.lines().rfind(|l| l.split(' ').nth(4) == Some(place))
+}
+
+fn cgroup_options(mountinfo: &str) -> Vec<String> {
+    let tail = mount_at("/sys/fs/cgroup", mountinfo).and_then(|l| l.split_once(" - cgroup2 "));
+    let options = tail.and_then(|(_, tail)| tail.split(' ').nth(1)).unwrap_or_default().split(',');
+    options.filter(|o| matches!(*o, "nsdelegate" | "memory_recursiveprot")).map(String::from).collect()
 }
 
 fn bounding(status: &str) -> Option<u64> {
@@ -220,7 +235,10 @@ mod tests {
         let v2 = "30 25 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n";
         for (text, wanted) in [(v1, CgroupMode::V1), (&hybrid, CgroupMode::Hybrid), (v2, CgroupMode::V2)] {
             assert_eq!(cgroup_mode(text), wanted, "{text}");
+            assert!(cgroup_options(text).is_empty());
         }
+        let delegated = v2.replace("cgroup2 rw", "cgroup2 rw,nsdelegate,memory_recursiveprot,x");
+        assert_eq!(cgroup_options(&delegated), ["nsdelegate", "memory_recursiveprot"]);
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn allowed(key: &str, value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::fixture;
+    use crate::spec::tests::fixture;
 
     #[test]
     fn reserved_and_oversized_labels_are_dropped() {

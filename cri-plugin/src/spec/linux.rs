@@ -11,7 +11,7 @@ pub fn section(input: &Input<'_>, capabilities: &Sets) -> Result<Linux> {
     let Input { config, host, .. } = *input;
     let mappings = namespaces::mappings(input.sandbox.config)?;
     let (uids, gids) = mappings.map_or((None, None), |m| (Some(m.uids), Some(m.gids)));
-    let labels = security::selinux(config, host)?;
+    let labels = security::selinux(config, input.sandbox.config, host)?;
     let nodes = &input.probed.devices;
     let mut linux = Linux::default();
     linux

@@ -19,6 +19,7 @@ mod linux;
 pub mod mounts;
 pub mod namespaces;
 pub mod paths;
+pub mod pause;
 pub mod probe;
 mod process;
 pub mod resources;
@@ -29,11 +30,7 @@ pub mod user;
 pub mod validate;
 
 #[cfg(test)]
-mod fixture;
-#[cfg(test)]
-mod golden;
-#[cfg(test)]
-mod live;
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -46,6 +43,7 @@ use oci_spec::runtime::{Root, Spec};
 pub use host::Host;
 pub use mounts::Volumes;
 pub use namespaces::Namespaces;
+pub use pause::{Pause, pause};
 pub use probe::Probed;
 pub use process::{Terminal, exec};
 pub use resources::update;
@@ -199,34 +197,4 @@ fn clean(path: &Path) -> Option<PathBuf> {
         }
     }
     Some(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clean_is_lexical() {
-        for (given, wanted) in [
-            ("/", Some("/")),
-            ("/a//b/./c/", Some("/a/b/c")),
-            ("/a/../../b", Some("/b")),
-            ("/..", Some("/")),
-            ("a", None),
-            ("", None),
-        ] {
-            assert_eq!(clean(Path::new(given)), wanted.map(PathBuf::from), "{given:?}");
-        }
-    }
-
-    #[test]
-    fn features_come_from_the_runtimes_own_words() {
-        let json = r#"{"ociVersionMin":"1.0.0","ociVersionMax":"1.2.0","mountOptions":["ro","rro"],
-            "linux":{"mountExtensions":{"idmap":{"enabled":true}}}}"#;
-        let parsed: oci_spec::runtime::Features = serde_json::from_str(json).expect("features");
-        assert_eq!(Features::from(&parsed), Features { recursive_read_only: true, idmapped_mounts: true });
-        let none: oci_spec::runtime::Features =
-            serde_json::from_str(r#"{"ociVersionMin":"1.0.0","ociVersionMax":"1.0.2"}"#).expect("features");
-        assert_eq!(Features::from(&none), Features::default());
-    }
 }

@@ -26,12 +26,22 @@ const MASKED: [&str; 12] = [
 /// Kubernetes' default read-only paths.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// The masks of whoever says nothing.
+pub fn default_masked() -> Vec<String> {
+    MASKED.map(String::from).into()
+}
+
+/// The read-only paths of whoever says nothing.
+pub fn default_read_only() -> Vec<String> {
+    READ_ONLY.map(String::from).into()
+}
+
 /// Paths the container cannot see into.
 pub fn masked(config: &ContainerConfig) -> Vec<String> {
     match security(config) {
         _ if privileged(config) => Vec::new(),
         Some(security) => security.masked_paths.clone(),
-        None => MASKED.map(String::from).into(),
+        None => default_masked(),
     }
 }
 
@@ -40,14 +50,14 @@ pub fn read_only(config: &ContainerConfig) -> Vec<String> {
     match security(config) {
         _ if privileged(config) => Vec::new(),
         Some(security) => security.readonly_paths.clone(),
-        None => READ_ONLY.map(String::from).into(),
+        None => default_read_only(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::fixture;
+    use crate::spec::tests::fixture;
 
     #[test]
     fn given_lists_are_taken_and_only_nothing_means_the_default() {

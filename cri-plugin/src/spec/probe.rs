@@ -135,7 +135,7 @@ fn read_profile(path: &Path) -> Result<LinuxSeccomp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::fixture;
+    use crate::spec::tests::fixture;
     use cleat_proto::cri::v1::{Device, SecurityProfile, security_profile::ProfileType};
 
     fn with_device(host: &str, inside: &str) -> ContainerConfig {

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// `process` of the OCI spec. No resource limits: a container inherits the shim's, as under the peers.
 pub fn process(input: &Input<'_>, identity: &Identity, capabilities: Sets) -> Result<Process> {
     let Input { config, image, host, .. } = *input;
-    let labels = modules::selinux(config, host)?;
+    let labels = modules::selinux(config, input.sandbox.config, host)?;
     let mut process = Process::default();
     process
         .set_terminal(Some(config.tty))
@@ -78,7 +78,7 @@ fn hostname<'a>(sandbox: &'a PodSandboxConfig, host: &'a Host) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{container, fixture::Case};
+    use crate::spec::{container, tests::fixture::Case};
 
     fn words(text: &str) -> Vec<String> {
         text.split_whitespace().map(String::from).collect()

@@ -41,7 +41,7 @@ pub fn update(resources: &LinuxContainerResources, host: &Host) -> Result<LinuxR
 }
 
 /// `LinuxResources::default()` is empty, but its builder-made kin is not promised to stay so.
-fn empty() -> LinuxResources {
+pub(super) fn empty() -> LinuxResources {
     let mut out = LinuxResources::default();
     out.set_devices(None);
     out
@@ -207,16 +207,19 @@ fn unified(r: &LinuxContainerResources, host: &Host) -> Result<Option<HashMap<St
 pub fn oom_score_adj(config: &ContainerConfig, host: &Host, containers: &config::Containers) -> Result<Option<i32>> {
     let Some(resources) = config.linux.as_ref().and_then(|l| l.resources.as_ref()) else { return Ok(None) };
     check_score(resources.oom_score_adj)?;
-    let score = i32::try_from(resources.oom_score_adj).unwrap_or_default();
-    let floor = if containers.restrict_oom_score_adj { host.oom_score_adj } else { i32::MIN };
-    Ok(Some(score.max(floor)))
+    Ok(i32::try_from(resources.oom_score_adj).ok().map(|score| clamp(score, host, containers)))
+}
+
+/// A score that this daemon may give.
+pub(super) fn clamp(score: i32, host: &Host, containers: &config::Containers) -> i32 {
+    if containers.restrict_oom_score_adj { score.max(host.oom_score_adj) } else { score }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::fixture;
     use crate::spec::host::CgroupMode;
+    use crate::spec::tests::fixture;
     use serde_json::json;
 
     fn shown(r: &LinuxContainerResources, host: &Host) -> serde_json::Value {

@@ -3,11 +3,11 @@
 //! Asking for an AppArmor profile where there is no AppArmor is an error: the workload would run unconfined. SELinux
 //! options are ignored where SELinux is off, as Kubernetes documents them.
 
-use cleat_proto::cri::v1::{ContainerConfig, LinuxContainerSecurityContext, SeLinuxOption};
+use cleat_proto::cri::v1::{ContainerConfig, LinuxContainerSecurityContext, PodSandboxConfig, SeLinuxOption};
 use cleat_proto::cri::v1::{SecurityProfile, security_profile::ProfileType};
 
 use super::host::Selinux;
-use super::{Host, known, privileged, security};
+use super::{Host, known, privileged, sandbox_security, security};
 use crate::{Error, Result};
 
 const APPARMOR: &str = "linux.security_context.apparmor";
@@ -96,14 +96,33 @@ fn named(field: &str, name: &str) -> Result<Choice> {
 
 /// The labels of the container's process and files; `None` where SELinux is off and for a privileged container.
 ///
-/// What the options leave empty comes from the host's policy.
+/// A container without options has its pod's; what the options leave empty comes from the host's policy.
 ///
 /// # Errors
 /// `Invalid` for a part that would spoil the label.
-pub fn selinux(config: &ContainerConfig, host: &Host) -> Result<Option<Selinux>> {
-    let options = security(config).and_then(|s| s.selinux_options.as_ref());
+pub fn selinux(config: &ContainerConfig, pod: &PodSandboxConfig, host: &Host) -> Result<Option<Selinux>> {
+    let own = security(config).and_then(|s| s.selinux_options.as_ref());
+    if privileged(config) {
+        return own.map_or(Ok(()), check_selinux).map(|()| None);
+    }
+    labels(own.or_else(|| pod_options(pod)), host)
+}
+
+/// The labels of the pod's own process and files.
+///
+/// # Errors
+/// As [`selinux`].
+pub fn pod_selinux(pod: &PodSandboxConfig, host: &Host) -> Result<Option<Selinux>> {
+    labels(pod_options(pod), host)
+}
+
+fn pod_options(pod: &PodSandboxConfig) -> Option<&SeLinuxOption> {
+    sandbox_security(pod)?.selinux_options.as_ref()
+}
+
+fn labels(options: Option<&SeLinuxOption>, host: &Host) -> Result<Option<Selinux>> {
     options.map_or(Ok(()), check_selinux)?;
-    let (Some(base), false) = (&host.selinux, privileged(config)) else { return Ok(None) };
+    let Some(base) = &host.selinux else { return Ok(None) };
     let Some(options) = options else { return Ok(Some(base.clone())) };
     let process = merge(&base.process, [&options.user, &options.role, &options.r#type, &options.level]);
     let none = String::new();
@@ -138,8 +157,8 @@ fn merge(base: &str, parts: [&String; 4]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::fixture;
     use crate::spec::host::Apparmor;
+    use crate::spec::tests::fixture;
 
     fn profile(kind: i32, name: &str) -> ContainerConfig {
         let profile = SecurityProfile { profile_type: kind, localhost_ref: name.into() };
@@ -195,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn labels() {
+    fn labels_of_containers_and_pods() {
         let base = Selinux { process: "u:r:p_t:s0".into(), file: "u:o:f_t:s0".into() };
         let host = Host { selinux: Some(base.clone()), ..fixture::host() };
         let asked = |user: &str, kind: &str, level: &str| {
@@ -203,13 +222,20 @@ mod tests {
                 SeLinuxOption { user: user.into(), r#type: kind.into(), level: level.into(), ..Default::default() };
             fixture::with_security(|s| s.selinux_options = Some(options))
         };
-        assert_eq!(selinux(&ContainerConfig::default(), &host).expect("base"), Some(base));
+        let mut pod = PodSandboxConfig::default();
+        assert_eq!(selinux(&ContainerConfig::default(), &pod, &host).expect("base"), Some(base));
         assert_eq!(
-            selinux(&asked("x", "spc_t", "s0:c1,c2"), &host).expect("merged"),
+            selinux(&asked("x", "spc_t", "s0:c1,c2"), &pod, &host).expect("merged"),
             Some(Selinux { process: "x:r:spc_t:s0:c1,c2".into(), file: "x:o:f_t:s0:c1,c2".into() })
         );
-        assert_eq!(selinux(&asked("x", "", ""), &fixture::host()).expect("off"), None);
-        let e = selinux(&asked("a:b", "", ""), &host).expect_err("colon").to_string();
+        assert_eq!(selinux(&asked("x", "", ""), &pod, &fixture::host()).expect("off"), None);
+        assert_eq!(selinux(&fixture::with_security(|s| s.privileged = true), &pod, &host).expect("privileged"), None);
+        let e = selinux(&asked("a:b", "", ""), &pod, &host).expect_err("colon").to_string();
         assert!(e.contains("selinux_options.user"), "{e}");
+        let options = SeLinuxOption { level: "s0:c9".into(), ..Default::default() };
+        fixture::pod_security(&mut pod).selinux_options = Some(options);
+        let of_pod = Some(Selinux { process: "u:r:p_t:s0:c9".into(), file: "u:o:f_t:s0:c9".into() });
+        assert_eq!(selinux(&ContainerConfig::default(), &pod, &host).expect("the pod's"), of_pod);
+        assert_eq!(pod_selinux(&pod, &host).expect("the pod's"), of_pod);
     }
 }

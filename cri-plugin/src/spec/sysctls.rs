@@ -135,7 +135,7 @@ fn check_namespace(name: &str, sandbox: &PodSandboxConfig) -> Result<(), String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::fixture;
+    use crate::spec::tests::fixture;
     use cleat_proto::cri::v1::{IdMapping, NamespaceMode, NamespaceOption, UserNamespace};
 
     fn pod(name: &str, value: &str) -> PodSandboxConfig {

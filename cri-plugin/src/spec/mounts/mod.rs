@@ -17,6 +17,7 @@ use oci_spec::runtime::{LinuxIdMapping, Mount};
 use super::{Input, clean, known, security};
 use crate::{Error, Result};
 
+pub(super) use defaults::{Kernel, kernel};
 pub use propagation::check_propagation;
 pub(super) use volume::check;
 
@@ -47,8 +48,9 @@ pub fn list(input: &Input<'_>) -> Result<Vec<Mount>> {
     let asked = volume::all(input)?;
     let taken: Vec<&Path> = asked.iter().map(|m| m.destination().as_path()).collect();
     let free = |m: &Mount| !taken.contains(&m.destination().as_path());
-    let under_dev = |m: &Mount| taken.contains(&Path::new("/dev")) && m.destination().starts_with("/dev");
-    let mut out: Vec<Mount> = defaults::kernel(input)?.into_iter().filter(|m| free(m) && !under_dev(m)).collect();
+    // A client that mounts the host's /sys or /dev wants the whole of it: a node agent reads every cgroup there.
+    let seen = |m: &Mount| !taken.iter().any(|t| m.destination().starts_with(t));
+    let mut out: Vec<Mount> = kernel(&input.into())?.into_iter().filter(seen).collect();
     out.extend(defaults::pod_files(input, mappings.as_ref()).into_iter().filter(free));
     out.extend(defaults::anonymous(input, mappings.as_ref()).into_iter().filter(free));
     drop(taken);
@@ -59,13 +61,13 @@ pub fn list(input: &Input<'_>) -> Result<Vec<Mount>> {
 }
 
 /// A bind mount.
-fn bind(destination: PathBuf, source: PathBuf, options: Vec<String>) -> Mount {
+pub(super) fn bind(destination: PathBuf, source: PathBuf, options: Vec<String>) -> Mount {
     let mut out = Mount::default();
     out.set_destination(destination).set_typ(Some("bind".into())).set_source(Some(source)).set_options(Some(options));
     out
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+pub(super) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|w| (*w).to_owned()).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::Word;
-use crate::spec::fixture::{self, Case};
+use crate::spec::tests::fixture::{self, Case};
 use cleat_proto::cri::v1::{IdMapping, Mount as Asked, NamespaceMode, NamespaceOption, UserNamespace};
 
 fn asked(container: &str, host: &str) -> Asked {
@@ -83,12 +83,16 @@ fn the_clients_mount_wins_its_place_and_parents_come_first() {
 }
 
 #[test]
-fn a_dev_of_the_clients_is_whole() {
+fn a_dev_or_sys_of_the_clients_is_whole() {
     let mut case = Case::new();
-    case.config.mounts = vec![asked("/dev", "/dev")];
+    case.config.mounts = vec![asked("/dev", "/dev"), asked("/sys", "/sys")];
     let places: Vec<_> = got(&case).iter().map(|m| m.destination().clone()).collect();
-    assert!(!places.contains(&"/dev/pts".into()) && !places.contains(&"/dev/mqueue".into()));
-    assert_eq!(places.iter().filter(|p| *p == Path::new("/dev")).count(), 1);
+    for gone in ["/dev/pts", "/dev/mqueue", "/sys/fs/cgroup"] {
+        assert!(!places.contains(&gone.into()), "{gone}");
+    }
+    for once in ["/dev", "/sys", "/dev/shm"] {
+        assert_eq!(places.iter().filter(|p| *p == Path::new(once)).count(), 1, "{once}");
+    }
 }
 
 #[test]
@@ -211,4 +215,7 @@ fn user_namespaces_map_what_the_daemon_made() {
     let mounts = got(&case);
     assert!(!options(at(&mounts, "/dev/pts")[0]).contains("gid=5"));
     assert_eq!(at(&mounts, "/sys")[0].typ().as_deref(), Some("bind"));
+    assert!(options(at(&mounts, "/sys")[0]).ends_with(",rro"));
+    case.features.recursive_read_only = false;
+    assert!(options(at(&got(&case), "/sys")[0]).ends_with(",ro"));
 }

@@ -2,12 +2,12 @@
 //!
 //! Nothing said means unconfined (CRI: nil is unconfined; kubelet's `SeccompDefault` says RuntimeDefault itself).
 
-mod profile;
+pub(super) mod profile;
 mod table;
 
 use std::path::PathBuf;
 
-use cleat_proto::cri::v1::{ContainerConfig, LinuxContainerSecurityContext};
+use cleat_proto::cri::v1::{ContainerConfig, LinuxContainerSecurityContext, LinuxSandboxSecurityContext};
 use cleat_proto::cri::v1::{SecurityProfile, security_profile::ProfileType};
 use oci_spec::runtime::LinuxSeccomp;
 
@@ -40,17 +40,23 @@ pub fn choice(config: &ContainerConfig) -> Result<Choice> {
     }
 }
 
+/// A container's choice; the text is the field that `seccomp` replaced in 1.19.
+#[expect(deprecated, reason = "older clients still send it")]
 pub(super) fn chosen(security: &LinuxContainerSecurityContext) -> Result<Choice> {
-    match &security.seccomp {
-        Some(profile) => of_profile(profile),
-        None => of_text(deprecated(security)),
-    }
+    either(security.seccomp.as_ref(), &security.seccomp_profile_path)
 }
 
-/// The field that `seccomp` replaced in 1.19.
+/// A pod's choice, for its pause container.
 #[expect(deprecated, reason = "older clients still send it")]
-fn deprecated(security: &LinuxContainerSecurityContext) -> &str {
-    &security.seccomp_profile_path
+pub(super) fn of_pod(security: &LinuxSandboxSecurityContext) -> Result<Choice> {
+    either(security.seccomp.as_ref(), &security.seccomp_profile_path)
+}
+
+fn either(profile: Option<&SecurityProfile>, text: &str) -> Result<Choice> {
+    match profile {
+        Some(profile) => of_profile(profile),
+        None => of_text(text),
+    }
 }
 
 fn of_profile(profile: &SecurityProfile) -> Result<Choice> {
@@ -126,7 +132,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<LinuxSeccomp, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{capabilities, fixture};
+    use crate::spec::{capabilities, tests::fixture};
     use oci_spec::runtime::LinuxSeccompAction;
 
     fn profile(kind: i32, path: &str) -> ContainerConfig {

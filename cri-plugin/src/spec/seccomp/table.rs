@@ -42,7 +42,7 @@ const MEMORY: &str = "\
     process_mrelease remap_file_pages set_thread_area";
 const PROCESSES: &str = "\
     execve execveat exit exit_group fork getpgid getpgrp getpid getppid getsid gettid landlock_add_rule \
-    landlock_create_ruleset landlock_restrict_self pidfd_open prctl process_vm_readv process_vm_writev ptrace rseq \
+    landlock_create_ruleset landlock_restrict_self lsm_get_self_attr lsm_list_modules lsm_set_self_attr pidfd_open prctl process_vm_readv process_vm_writev ptrace rseq \
     seccomp set_tid_address setpgid setsid uname uretprobe vfork wait4 waitid waitpid";
 const IDENTITY: &str = "\
     capget capset getegid getegid32 geteuid geteuid32 getgid getgid32 getgroups getgroups32 getresgid getresgid32 \

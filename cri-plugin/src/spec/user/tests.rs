@@ -1,7 +1,7 @@
 //! Tables for `resolve`.
 
 use super::*;
-use crate::spec::fixture;
+use crate::spec::tests::fixture;
 use cleat_proto::cri::v1::Int64Value;
 use proptest::prelude::*;
 

@@ -1,7 +1,7 @@
 //! One table for pods, one for containers: a change to a good configuration, and the field the refusal names.
 
 use super::*;
-use crate::spec::fixture::{self, Case};
+use crate::spec::tests::fixture::{self, Case};
 use cleat_proto::cri::v1::{
     CdiDevice, Device, DnsConfig, ImageSpec, Int64Value, KeyValue, LinuxContainerResources, Mount, NamespaceOption,
     PortMapping,

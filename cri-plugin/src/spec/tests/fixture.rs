@@ -10,10 +10,10 @@ use cleat_proto::cri::v1::{
 };
 use oci_spec::image::ImageConfiguration;
 
-use super::host::CgroupMode;
-use super::{Accounts, Features, Host, Input, Namespaces, Probed, Sandbox, Volumes, cgroup};
 use crate::config;
 use crate::id::{ContainerId, SandboxId};
+use crate::spec::host::CgroupMode;
+use crate::spec::{Accounts, Features, Host, Input, Namespaces, Probed, Sandbox, Volumes, cgroup};
 
 /// Owns what an `Input` borrows.
 pub struct Case {
@@ -93,6 +93,7 @@ impl Case {
 pub fn host() -> Host {
     Host {
         cgroup: CgroupMode::Hybrid,
+        cgroup_options: Vec::new(),
         controllers: BTreeSet::from(["cpu", "memory", "pids", "hugetlb"].map(String::from)),
         swap: true,
         bounding: (1 << 41) - 1,

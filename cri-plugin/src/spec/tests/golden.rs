@@ -4,9 +4,9 @@
 
 use serde_json::Value;
 
-use super::devices::{Kind, Node};
 use super::fixture::{self, Case};
-use super::{container, host::CgroupMode};
+use crate::spec::devices::{Kind, Node};
+use crate::spec::{container, host::CgroupMode};
 use cleat_proto::cri::v1::{KeyValue, LinuxContainerResources, Mount, SecurityProfile};
 
 /// Capabilities are a set: their order means nothing, and differs from run to run.
@@ -22,7 +22,7 @@ fn compare(case: &Case, name: &str, golden: &str) {
     let mut got = serde_json::to_value(spec).expect("json");
     sort_capabilities(&mut got);
     if std::env::var_os("CLEAT_GOLDEN").is_some_and(|v| v == "write") {
-        let path = format!("{}/src/spec/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{}/src/spec/tests/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
         std::fs::write(path, format!("{got:#}\n")).expect("write");
         return;
     }
@@ -61,6 +61,7 @@ fn an_ordinary_container() {
 fn a_privileged_container() {
     let mut case = Case::new();
     case.host.cgroup = CgroupMode::V2;
+    case.host.cgroup_options = vec!["nsdelegate".into()];
     case.config.tty = true;
     let security = fixture::security(&mut case.config);
     security.privileged = true;

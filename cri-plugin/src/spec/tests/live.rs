@@ -11,8 +11,11 @@ use cleat_proto::cri::v1::{
 };
 
 use super::fixture::{self, Case};
-use super::{Accounts, Features, Host, Namespaces, Probed, cgroup, container};
+use oci_spec::runtime::Spec;
+
+use crate::config;
 use crate::id::{ContainerId, SandboxId};
+use crate::spec::{Accounts, Features, Host, Namespaces, Pause, Probed, cgroup, container, pause, sysctls};
 
 const PASSWD: &str = "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nextra:x:50000:app\n";
@@ -131,6 +134,10 @@ impl Live {
         input.volumes.hostname = Some(&hostname);
         input.volumes.shm = Some(&shm);
         let spec = container(&input).unwrap_or_else(|e| panic!("{e}"));
+        self.start(runtime, &spec)
+    }
+
+    fn start(&self, runtime: &str, spec: &Spec) -> String {
         spec.save(self.path("config.json")).expect("config.json");
         let state = self.path("state");
         let output = Command::new("timeout")
@@ -365,6 +372,39 @@ fn a_user_namespace_is_joined_by_both() {
         assert!(shifted.expect("chown").success());
         let out = live.run(runtime, "id -u; cat /proc/self/uid_map; grep Seccomp: /proc/self/status");
         for line in ["0", "0 200000 65536", "Seccomp: 2"] {
+            assert!(has_line(&out, line), "{program}: no line {line:?} in:\n{out}");
+        }
+    }
+}
+
+#[test]
+fn a_pause_container_makes_what_containers_join() {
+    for (program, runtime) in [("runc", RUNC), ("crun", CRUN)] {
+        if !able("a_pause_container_makes_what_containers_join", program) {
+            continue;
+        }
+        let mut live = Live::new();
+        fixture::pod_security(&mut live.case.pod).seccomp = Some(SecurityProfile::default());
+        fixture::pod_security(&mut live.case.pod).privileged = false;
+        let script = "id -u; hostname; echo pid $$; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; \
+                      grep -E '^(CapBnd|Seccomp):' /proc/self/status";
+        let own = live.case.input();
+        let input = Pause {
+            sandbox: own.sandbox,
+            args: &["/bin/busybox", "sh", "-c", script].map(String::from),
+            image_name: "cleat/pause",
+            sysctls: &sysctls::unprivileged(&live.case.pod).expect("sysctls"),
+            cgroup: own.cgroup,
+            host: own.host,
+            features: Features::default(),
+            handler: own.handler,
+            containers: &config::Containers { restrict_oom_score_adj: true, ..config::Containers::default() },
+            resolv_conf: Some(&live.path("resolv.conf")),
+            shm: Some(&live.path("shm")),
+        };
+        let spec = pause(&input).unwrap_or_else(|e| panic!("{e}"));
+        let out = live.start(runtime, &spec);
+        for line in ["65535", "pod", "pid 1", "0", "CapBnd: 0000000000000000", "Seccomp: 2"] {
             assert!(has_line(&out, line), "{program}: no line {line:?} in:\n{out}");
         }
     }
