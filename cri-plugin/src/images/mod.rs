@@ -4,6 +4,9 @@
 //! private behind the seam, and so do CRI's types: nothing here knows them.
 
 pub mod digest;
+pub mod hosts;
+pub mod manifest;
+pub mod reference;
 
 use std::collections::BTreeMap;
 use std::fmt;
