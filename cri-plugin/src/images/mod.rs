@@ -7,6 +7,7 @@ pub mod digest;
 pub mod hosts;
 pub mod manifest;
 pub mod reference;
+pub mod registry;
 
 use std::collections::BTreeMap;
 use std::fmt;
