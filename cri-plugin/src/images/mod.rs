@@ -4,6 +4,7 @@
 //! private behind the seam, and so do CRI's types: nothing here knows them.
 
 pub mod digest;
+pub mod embedded;
 pub mod hosts;
 pub mod manifest;
 pub mod reference;

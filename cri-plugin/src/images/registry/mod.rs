@@ -94,18 +94,19 @@ impl Registry {
 }
 
 impl Session {
-    /// What the reference's tag is now; for a digest, that digest.
+    /// What the reference is now. A digest is asked for too, though its answer is known: whether these credentials may
+    /// have it is for the registry to say, also when the content is on the node already.
     ///
     /// # Errors
     /// `NotFound`, `Unauthorized`, `Cri(RegistryUnavailable)`; `Failed` with the registry's words.
     pub async fn resolve(&self) -> Result<Resolved> {
-        let tag = match self.reference.target() {
-            Target::Digest(digest) => return Ok(Resolved::Digest(digest.clone())),
-            Target::Tag(tag) => tag.clone(),
+        let capability = match self.reference.target() {
+            Target::Tag(_) => Capability::Resolve,
+            Target::Digest(_) => Capability::Pull,
         };
-        let mut attempts = self.attempts(Capability::Resolve);
+        let mut attempts = self.attempts(capability);
         while let Some(endpoint) = self.next(&mut attempts).await {
-            match self.resolve_at(endpoint, &tag).await {
+            match self.resolve_at(endpoint).await {
                 Ok(resolved) => return Ok(resolved),
                 Err(failure) => attempts.failed(endpoint.name(), failure),
             }
@@ -114,19 +115,23 @@ impl Session {
     }
 
     /// HEAD first: it is not counted against a registry's pull limit.
-    async fn resolve_at(&self, endpoint: &Endpoint, tag: &str) -> Result<Resolved, Failure> {
-        let ask = Ask::manifest(Method::HEAD, tag);
-        match self.exchange(endpoint, &ask).await {
+    async fn resolve_at(&self, endpoint: &Endpoint) -> Result<Resolved, Failure> {
+        let (name, known) = match self.reference.target() {
+            Target::Tag(tag) => (tag.as_str(), None),
+            Target::Digest(digest) => (digest.as_str(), Some(digest)),
+        };
+        match self.exchange(endpoint, &Ask::manifest(Method::HEAD, name)).await {
             Ok(answer) => {
-                let digest = answer.headers().get("docker-content-digest").and_then(|d| d.to_str().ok());
-                if let Some(digest) = digest.and_then(|d| d.parse().ok()) {
+                let told = answer.headers().get("docker-content-digest").and_then(|d| d.to_str().ok());
+                let told = told.and_then(|digest| digest.parse().ok());
+                if let Some(digest) = known.cloned().or(told) {
                     return Ok(Resolved::Digest(digest));
                 }
             }
             Err(Failure::Refused(_)) => {}
             Err(failure) => return Err(failure),
         }
-        self.document_at(endpoint, &Ask::manifest(Method::GET, tag), None).await.map(Resolved::Document)
+        self.document_at(endpoint, &Ask::manifest(Method::GET, name), known).await.map(Resolved::Document)
     }
 
     /// A manifest or an index by its digest.
