@@ -225,7 +225,7 @@ impl Store {
         what: &str,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
     ) -> Result<()> {
-        let mut run = || {
+        let run = || {
             let transaction = connection.transaction()?;
             change(&transaction)?;
             transaction.commit()

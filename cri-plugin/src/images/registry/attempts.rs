@@ -1,7 +1,8 @@
 //! Which host is asked next, when, and what it means when all have failed.
 //!
 //! A mirror gets two tries, the last host five, each after a longer pause with some chance in it, so that a thousand nodes
-//! do not come back at the same moment. What cannot change by waiting (not found, refused) goes to the next host at once.
+//! do not come back at the same moment. What cannot change by waiting (not found, refused) goes to the next host at once,
+//! and so does a host that has stalled: it has had its time.
 //! The last host is the registry itself: its answer is the error; what the mirrors said is logged.
 
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub enum Failure {
         /// When it wants to be asked again.
         retry_after: Option<Duration>,
     },
+    /// It has stopped sending.
+    Stalled(String),
     /// Another 4xx.
     Refused(String),
     /// 416: it does not have the range that was asked for.
@@ -92,6 +95,8 @@ impl Attempts {
         let tries = if self.hosts.len() > 1 { TRIES_OF_A_MIRROR } else { TRIES_OF_THE_LAST };
         let pause = match &failure {
             Failure::Unavailable { retry_after, .. } if self.tries < tries => pause(self.tries, *retry_after, chance()),
+            // Others may be quicker; the last one may come round.
+            Failure::Stalled(_) if self.hosts.len() == 1 && self.tries < tries => pause(self.tries, None, chance()),
             _ => None,
         };
         match pause {
@@ -113,7 +118,7 @@ impl Attempts {
             Some((host, Failure::Unauthorized(why))) => {
                 Error::Unauthorized { peer: host, why: format!("{wanted}: {why}") }
             }
-            Some((host, Failure::Unavailable { why, .. })) => {
+            Some((host, Failure::Unavailable { why, .. } | Failure::Stalled(why))) => {
                 Error::Cri { word: Word::RegistryUnavailable, why: format!("{host}, asked for {wanted}: {why}") }
             }
             Some((host, Failure::Refused(why) | Failure::Range(why))) => {
@@ -208,6 +213,15 @@ mod tests {
         assert_eq!(asked(&mut attempts), None);
         let e = attempts.error("r/x:1");
         assert!(matches!(&e, Error::Unauthorized { peer, why } if peer == "c" && why.contains("no pull")), "{e}");
+    }
+
+    #[test]
+    fn a_stalled_host_is_left_if_there_is_another() {
+        let mut attempts = Attempts::new(vec![0, 1]);
+        attempts.failed("a".into(), Failure::Stalled("30s".into()));
+        assert_eq!(asked(&mut attempts), Some(1));
+        attempts.failed("b".into(), Failure::Stalled("30s".into()));
+        assert_eq!(asked(&mut attempts), Some(1));
     }
 
     #[test]

@@ -189,7 +189,7 @@ impl Body {
         let left = self.patience.saturating_sub(self.waited);
         let started = Instant::now();
         let Ok(chunk) = tokio::time::timeout(left, self.answer.chunk()).await else {
-            return Err(Failure::unavailable(format!("the transfer stalled for {:?}", self.patience)));
+            return Err(Failure::Stalled(format!("the transfer stalled for {:?}", self.patience)));
         };
         let chunk = chunk?;
         self.waited += started.elapsed();

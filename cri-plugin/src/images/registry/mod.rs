@@ -128,7 +128,8 @@ impl Session {
                     return Ok(Resolved::Digest(digest));
                 }
             }
-            Err(Failure::Refused(_)) => {}
+            // Some know no HEAD; and the words of a refusal come only with a body.
+            Err(Failure::Refused(_) | Failure::Unauthorized(_) | Failure::NotFound(_)) => {}
             Err(failure) => return Err(failure),
         }
         self.document_at(endpoint, &Ask::manifest(Method::GET, name), known).await.map(Resolved::Document)
@@ -209,7 +210,7 @@ impl Session {
         let patience = self.registry.no_progress;
         let exchange = endpoint.exchange(ask, &self.reference, &self.registry.tokens);
         let Ok(arrival) = tokio::time::timeout(patience, exchange).await else {
-            return Err(Failure::unavailable(format!("no answer within {patience:?}")));
+            return Err(Failure::Stalled(format!("no answer within {patience:?}")));
         };
         let arrival = arrival?;
         if arrival.answer.status().is_success() {
