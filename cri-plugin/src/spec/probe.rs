@@ -72,14 +72,18 @@ fn named(index: usize, host: &Path, inside: &Path, access: &Access) -> Result<Ve
     Ok(found)
 }
 
+/// Devices come and go while we walk: what is no longer there is none.
 fn walk(host: &Path, inside: &Path, access: Option<&Access>, depth: usize, found: &mut Vec<Node>) -> Result<()> {
     let Some(depth) = depth.checked_sub(1) else { return Ok(()) };
-    let mut entries: Vec<_> = std::fs::read_dir(host).map_err(Error::io("read", host))?.flatten().collect();
+    let mut entries: Vec<_> = match std::fs::read_dir(host) {
+        Ok(entries) => entries.flatten().collect(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io("read", host)(e)),
+    };
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let name = entry.file_name();
         let inside: PathBuf = inside.join(&name);
-        // A node may go while we walk: what is no longer there is no device.
         let Ok(meta) = entry.metadata() else { continue };
         if meta.is_dir() {
             if !NOT_DEVICES.iter().any(|n| name == *n) {
