@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -110,8 +111,6 @@ pub struct Containers {
 pub struct Timeouts {
     /// A shim's `start`, create and start of a task.
     pub shim_secs: u64,
-    /// Undoing a failed call.
-    pub undo_secs: u64,
     /// Connecting to one shim after a restart of the daemon.
     pub reconnect_secs: u64,
 }
@@ -186,7 +185,7 @@ impl Default for Containers {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { shim_secs: 30, undo_secs: 60, reconnect_secs: 10 }
+        Self { shim_secs: 30, reconnect_secs: 10 }
     }
 }
 
@@ -209,6 +208,19 @@ impl Config {
         config.check(path)
     }
 
+    /// The name of the `[runtimes.NAME]` that a `runtime_handler` means.
+    ///
+    /// # Errors
+    /// `NotFound`, with the names that are known.
+    pub fn handler<'a>(&'a self, requested: &'a str) -> Result<&'a str> {
+        let name = if requested.is_empty() { self.default_runtime.as_str() } else { requested };
+        if self.runtimes.contains_key(name) {
+            return Ok(name);
+        }
+        let known: Vec<_> = self.runtimes.keys().map(String::as_str).collect();
+        Err(Error::not_found("runtime handler", format!("{name} (known: {})", known.join(", "))))
+    }
+
     fn check(mut self, path: &Path) -> Result<Self> {
         let invalid = |why: String| Err(Error::invalid(path.display().to_string(), why));
         if !self.runtimes.contains_key(&self.default_runtime) {
@@ -226,6 +238,18 @@ impl Config {
             self.cni.cache_dir = self.state.join("cni");
         }
         Ok(self)
+    }
+}
+
+impl Timeouts {
+    /// As a duration.
+    pub fn shim(&self) -> Duration {
+        Duration::from_secs(self.shim_secs)
+    }
+
+    /// As a duration.
+    pub fn reconnect(&self) -> Duration {
+        Duration::from_secs(self.reconnect_secs)
     }
 }
 

@@ -156,8 +156,8 @@ impl Error {
     }
 }
 
-impl From<Error> for tonic::Status {
-    fn from(e: Error) -> Self {
+impl From<&Error> for tonic::Status {
+    fn from(e: &Error) -> Self {
         let message = e.to_string();
         match e {
             Error::NotFound { .. } => Self::not_found(message),
@@ -171,6 +171,12 @@ impl From<Error> for tonic::Status {
             Error::Failed { .. } | Error::Cri { .. } => Self::unknown(message),
             Error::Io { .. } | Error::Corrupt { .. } => Self::internal(message),
         }
+    }
+}
+
+impl From<Error> for tonic::Status {
+    fn from(e: Error) -> Self {
+        Self::from(&e)
     }
 }
 

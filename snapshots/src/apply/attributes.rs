@@ -33,11 +33,6 @@ impl Process {
         }
     }
 
-    /// Who new files belong to.
-    pub fn owner(self) -> (Uid, Gid) {
-        (Uid::from_raw(self.uid), Gid::from_raw(self.gid))
-    }
-
     fn owns(self, entry: &Entry) -> bool {
         entry.uid == self.uid && entry.gid == self.gid
     }

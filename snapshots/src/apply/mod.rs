@@ -104,6 +104,3 @@ pub fn destination(snapshotter: &dyn Snapshotter, mounts: &[Mount]) -> Option<(P
         _ => None,
     }
 }
-
-#[cfg(test)]
-mod tests;
