@@ -449,6 +449,11 @@ async fn a_terminal_is_fed_resized_hung_up_and_opened_again() {
     tokio::time::sleep(Duration::from_millis(400)).await;
     let mut again = open_slave(&path);
     again.write_all(b"again\n").unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let before = cpu_time();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let used = cpu_time() - before;
+    assert!(used < Duration::from_millis(100), "waiting for a terminal that was opened again took {used:?}");
     drop(client);
     io.close_stdin();
     assert_eq!(
@@ -464,6 +469,47 @@ async fn a_terminal_is_fed_resized_hung_up_and_opened_again() {
     drop(again);
     io.drain(5 * SECOND).await;
     assert_eq!(contents(&place.path("0.log"), Stream::Stdout), "typed\nsaid\nagain\npartial");
+}
+
+/// What this thread has used of the processor.
+fn cpu_time() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn what_was_written_and_closed_before_the_terminal_came_is_read() {
+    let place = Place::new();
+    let stdio = Stdio { stdin: place.fifo("in"), stdout: CRI_DISCARD.into(), terminal: true, ..Stdio::default() };
+    let (io, _) = Io::open(&stdio, 0, 0).unwrap();
+    writer(&stdio.stdin).write_all(b"early, without a newline").unwrap();
+    io.close_stdin();
+    let (master, path) = terminal();
+    let slave = open_slave(&path);
+    io.attach_console(master).unwrap();
+    assert_eq!(read_to_end(slave).await, b"early, without a newline");
+}
+
+#[tokio::test]
+async fn a_terminal_is_shared_and_outlives_its_clients() {
+    let place = Place::new();
+    let stdio = Stdio { stdin: CRI_STDIN_ONCE.into(), stdout: place.log(), terminal: true, ..Stdio::default() };
+    let (io, _) = Io::open(&stdio, 0, 0).unwrap();
+    let (master, path) = terminal();
+    let mut slave = open_slave(&path);
+    io.attach_console(master).unwrap();
+    for round in ["one", "two"] {
+        let client = Stdio { stdin: place.fifo(&format!("in {round}")), stdout: place.fifo(round), ..Stdio::default() };
+        let out = reader(&client.stdout);
+        io.attach(&client).unwrap();
+        writer(&client.stdin).write_all(format!("{round}\n").as_bytes()).unwrap();
+        assert_eq!(read_some(&slave, 4).await, format!("{round}\n"));
+        slave.write_all(b"ok\n").unwrap();
+        assert_eq!(read_some(&out, 9).await, format!("{round}\r\nok\r\n"), "the echo and the answer");
+    }
+    drop(slave);
+    io.drain(SECOND).await;
+    assert_eq!(contents(&place.path("0.log"), Stream::Stdout), "one\nok\ntwo\nok\n");
 }
 
 #[tokio::test]

@@ -71,6 +71,9 @@ impl Pump {
         }
         self.sink.finish();
         self.taps.close();
+        if scratch::is_warm() {
+            scratch::cool();
+        }
     }
 
     async fn copy(&mut self) {

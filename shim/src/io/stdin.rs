@@ -47,6 +47,14 @@ pub struct Target {
     fd: Arc<AsyncFd<OwnedFd>>,
     terminal: bool,
     closed: AtomicBool,
+    /// Whether the last byte written was in the middle of a line, in which an end-of-file character only ends the line.
+    in_line: AtomicBool,
+}
+
+impl Target {
+    fn new(fd: Arc<AsyncFd<OwnedFd>>, terminal: bool, closed: bool) -> Arc<Self> {
+        Arc::new(Self { fd, terminal, closed: AtomicBool::new(closed), in_line: AtomicBool::new(false) })
+    }
 }
 
 impl Drop for Target {
@@ -58,7 +66,8 @@ impl Drop for Target {
             && let Ok(modes) = tcgetattr(&*self.fd)
             && modes.local_modes.contains(LocalModes::ICANON)
         {
-            let _ = write_some(&self.fd, &[modes.special_codes[SpecialCodeIndex::VEOF]]);
+            let eof = [modes.special_codes[SpecialCodeIndex::VEOF]; 2];
+            let _ = write_some(&self.fd, if self.in_line.load(Ordering::Relaxed) { &eof } else { &eof[..1] });
         }
     }
 }
@@ -159,7 +168,7 @@ impl Stdin {
             State::WaitingToClose => true,
             State::Absent | State::Open(_) | State::Closed => return None,
         };
-        let target = Arc::new(Target { fd, terminal, closed: AtomicBool::new(closed) });
+        let target = Target::new(fd, terminal, closed);
         inner.state = if closed { State::Closed } else { State::Open(target.clone()) };
         Some(target)
     }
@@ -250,6 +259,7 @@ async fn terminal_step(source: &AsyncFd<OwnedFd>, target: &Target) -> io::Result
     let mut rest = Vec::new();
     let mut outcome = Ok(0);
     let step = read_step(source, TERMINAL_BATCH, |bytes, _| {
+        target.in_line.store(bytes.last().is_some_and(|last| !matches!(last, b'\n' | b'\r')), Ordering::Relaxed);
         outcome = write_some(&target.fd, bytes);
         rest.extend_from_slice(&bytes[outcome.as_ref().map_or(0, |n| *n)..]);
     })

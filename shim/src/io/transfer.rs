@@ -104,7 +104,9 @@ pub async fn read_step(
     let outcome = scratch::batch(|input, output| {
         let limit = limit.min(input.len());
         let n = read(source, &mut input[..limit])?;
-        take(&input[..n], output);
+        if n > 0 {
+            take(&input[..n], output);
+        }
         Ok(n)
     });
     match outcome {
