@@ -240,6 +240,22 @@ async fn a_fifo_keeps_what_its_reader_has_not_read() {
 }
 
 #[tokio::test]
+async fn what_a_process_leaves_behind_waits_for_a_slow_reader() {
+    let place = Place::new();
+    let stdio = Stdio { stdout: place.fifo("out"), ..Stdio::default() };
+    let (io, ends) = Io::open(&stdio, 0, 0).unwrap();
+    let out = reader(&stdio.stdout);
+    // Both pipes full: more than a fifo holds by default.
+    let data = vec![b'x'; 2 * 64 * 1024];
+    write_all(ends.stdout.unwrap(), data.clone()).await;
+    let before = Instant::now();
+    io.drain(10 * SECOND).await;
+    assert!(before.elapsed() < SECOND, "the drain needs no reader");
+    drop(io);
+    assert_eq!(read_to_end(out).await.len(), data.len());
+}
+
+#[tokio::test]
 async fn a_file_is_appended_to() {
     let place = Place::new();
     let path = place.path("sub/dir/log");
@@ -435,7 +451,10 @@ async fn a_terminal_is_fed_resized_hung_up_and_opened_again() {
     assert!(ends.stdin.is_none() && ends.stdout.is_none() && ends.stderr.is_none());
     let (master, path) = terminal();
     let slave = open_slave(&path);
+    io.resize(80, 25).unwrap();
     io.attach_console(master).unwrap();
+    let size = rustix::termios::tcgetwinsize(&slave).unwrap();
+    assert_eq!((size.ws_col, size.ws_row), (80, 25), "told before it came");
     io.resize(100, 30).unwrap();
     let size = rustix::termios::tcgetwinsize(&slave).unwrap();
     assert_eq!((size.ws_col, size.ws_row), (100, 30));

@@ -68,7 +68,7 @@ impl Logger {
             pidfd: watch(pidfd, Interest::READABLE, "a logger's pidfd")?,
             ready: Mutex::new(Some(watch(ready, Interest::READABLE, "a logger's ready pipe")?)),
         };
-        let sink = |fd| watch(fd, Interest::WRITABLE, "a logger's pipe").map(Sink::Pipe);
+        let sink = |fd| Sink::pipe(fd, "a logger's pipe");
         Ok((logger, sink(stdout_sink)?, sink(stderr_sink)?))
     }
 

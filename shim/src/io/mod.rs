@@ -92,6 +92,8 @@ pub struct Owner<'a> {
 struct Awaiting {
     sink: Sink,
     source: Option<AsyncFd<OwnedFd>>,
+    /// Columns and rows, if a client has told them already.
+    size: Option<(u16, u16)>,
 }
 
 #[derive(Debug)]
@@ -170,6 +172,9 @@ impl Io {
         }
         let master = Arc::new(watch_fd(master, Interest::READABLE | Interest::WRITABLE, "the terminal")?);
         if let Console::Awaited(awaiting) = std::mem::replace(&mut *console, Console::Attached(master.clone())) {
+            if let Some((columns, rows)) = awaiting.size {
+                console::resize(&*master, columns, rows)?;
+            }
             let target = self.streams.stdin.connect(master.clone(), true);
             self.feed(awaiting.source, target);
             self.pump(master, true, awaiting.sink, self.streams.stdout.clone());
@@ -177,14 +182,17 @@ impl Io {
         Ok(())
     }
 
-    /// Sets the terminal's size in characters; nothing happens before it is attached, as nobody could know the size then.
+    /// Sets the terminal's size in characters; a size told before the terminal is attached is set then.
     pub fn resize(&self, width: u32, height: u32) -> Result<()> {
         let (Ok(columns), Ok(rows)) = (u16::try_from(width), u16::try_from(height)) else {
             return Err(Error::Invalid(format!("a terminal of {width} by {height} characters")));
         };
-        match &*lock(&self.console) {
+        match &mut *lock(&self.console) {
             Console::Attached(master) => console::resize(&**master, columns, rows),
-            Console::Awaited(_) => Ok(()),
+            Console::Awaited(awaiting) => {
+                awaiting.size = Some((columns, rows));
+                Ok(())
+            }
             Console::None => Err(Error::Invalid("the process has no terminal to resize".into())),
         }
     }
@@ -242,7 +250,7 @@ impl Io {
             Origin::File(_) => return Err(Error::Invalid("a terminal's stdin must be a fifo".into())),
         };
         // Nobody may want the output, but it must be read.
-        let awaiting = Awaiting { sink: sink.unwrap_or(Sink::Discard), source };
+        let awaiting = Awaiting { sink: sink.unwrap_or(Sink::Discard), source, size: None };
         self.console = Mutex::new(Console::Awaited(Box::new(awaiting)));
         Ok(())
     }

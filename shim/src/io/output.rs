@@ -4,11 +4,12 @@
 //! ([`Phase`]), and in both cases writes the unfinished line and closes everything. A batch goes to the log first and to the
 //! clients second, so a slow client delays no record.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{future::pending, io, sync::Arc, time::Duration};
 
 use rustix::{
     fd::OwnedFd,
     io::{Errno, fcntl_dupfd_cloexec},
+    pipe::{fcntl_getpipe_size, fcntl_setpipe_size},
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -33,6 +34,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 const HANGUP_POLL: Duration = Duration::from_millis(250);
 /// What a pipe that is writable takes at once (pipe(7), PIPE_BUF).
 const PIPE_BUF: usize = 4096;
+
+/// More than a terminal holds of unread output, in bytes.
+const TERMINAL_HOLDS: usize = 64 * 1024;
 
 /// How far the process is, as far as its output is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,10 +67,16 @@ pub struct Pump {
 impl Pump {
     /// Copies until the stream ends or is cut.
     pub async fn run(mut self) {
-        let mut phase = self.phase.clone();
+        let (mut phase, mut exited) = (self.phase.clone(), self.phase.clone());
+        let room = LastRoom::of(&self);
         tokio::select! {
             biased;
             _ = phase.wait_for(|phase| *phase == Phase::Cut) => {}
+            () = async {
+                let _ = exited.wait_for(|phase| *phase >= Phase::Exited).await;
+                room.make();
+                pending().await
+            } => {}
             () = self.copy() => {}
         }
         self.sink.finish();
@@ -160,6 +170,31 @@ impl Pump {
             Err(_) => return false,
         }
         true
+    }
+}
+
+/// The pipe behind a pump and the one before it.
+#[derive(Debug)]
+struct LastRoom(Option<(Arc<AsyncFd<OwnedFd>>, Arc<AsyncFd<OwnedFd>>)>);
+
+impl LastRoom {
+    fn of(pump: &Pump) -> Self {
+        match &pump.sink {
+            Sink::Pipe(target) => Self(Some((pump.source.clone(), target.clone()))),
+            _ => Self(None),
+        }
+    }
+
+    /// Enlarges the target by what the source can hold and a page, as only a pipe with room shows the source's end: all the
+    /// process left behind fits then, whatever its reader does, and waits there for it after we are gone. Where the kernel
+    /// refuses, the drain's limit decides.
+    fn make(&self) {
+        if let Some((source, target)) = &self.0
+            && let Ok(size) = fcntl_getpipe_size(&**target)
+        {
+            let held = fcntl_getpipe_size(&**source).unwrap_or(TERMINAL_HOLDS);
+            let _ = fcntl_setpipe_size(&**target, size + held + PIPE_BUF);
+        }
     }
 }
 

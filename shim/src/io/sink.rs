@@ -3,7 +3,7 @@
 //! A fifo and a logger push back: when they are full the process waits, as it would without us. A log and a file do not: what
 //! cannot be written is dropped (a log says so). Clients that attach come on top, see [`super::tap`].
 
-use std::{fs, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{fs, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -29,7 +29,7 @@ pub enum Sink {
     /// A file that is appended to.
     File(OwnedFd),
     /// A fifo of somebody else's, or a logger's pipe.
-    Pipe(AsyncFd<OwnedFd>),
+    Pipe(Arc<AsyncFd<OwnedFd>>),
 }
 
 impl Sink {
@@ -46,7 +46,12 @@ impl Sink {
             return Ok(Self::File(open(path, flags, Mode::empty()).map_err(|error| Error::io(what(), error))?));
         }
         let fifo = open(path, flags, Mode::empty()).map_err(|error| Error::io(what(), error))?;
-        Ok(Self::Pipe(watch(fifo, Interest::WRITABLE, &path.display().to_string())?))
+        Self::pipe(fifo, &path.display().to_string())
+    }
+
+    /// The write end of a pipe; `what` names it in an error.
+    pub fn pipe(fd: OwnedFd, what: &str) -> Result<Self> {
+        Ok(Self::Pipe(Arc::new(watch(fd, Interest::WRITABLE, what)?)))
     }
 
     /// Opens the file at `path` for appending; it (0644) and its directory are created if missing.

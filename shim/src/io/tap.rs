@@ -32,8 +32,8 @@ use super::{
     transfer::{watch, write_some, write_whole},
 };
 
-/// How long a full client may hold up the process before it is dropped: with a batch of 64 KiB it must take 128 KiB/s.
-pub const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a full client may hold up the process before it is dropped: with a batch of 64 KiB it must take 64 KiB/s.
+pub const PATIENCE: Duration = Duration::from_secs(1);
 /// How far a client may lag behind without anybody waiting, in bytes.
 const FIFO_SIZE: usize = 1024 * 1024;
 
