@@ -51,11 +51,19 @@ impl Fixture {
 
     /// As after a restart of the daemon.
     pub async fn reopen(self) -> Self {
-        let Self { config, images, snapshots, dir } = self;
-        drop((images, snapshots));
+        let (config, dir) = self.close();
+        Self::open(config, dir).await
+    }
+
+    /// Ends the daemon; its directory stays.
+    pub fn close(self) -> (Config, tempfile::TempDir) {
+        (self.config, self.dir)
+    }
+
+    /// Opens what a daemon left, waiting for what a cancelled pull of its still has to finish.
+    pub async fn open(config: Config, dir: tempfile::TempDir) -> Self {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            // What a cancelled pull still had to finish holds the store for a moment.
             let opened = Overlay::open(&config.root.join("snapshots")).map(Arc::new).map_err(|e| e.to_string());
             let opened = opened.and_then(|snapshots| {
                 let images = Embedded::open(&config, Arc::clone(&snapshots) as Arc<dyn Snapshotter>);
@@ -63,7 +71,7 @@ impl Fixture {
             });
             match opened {
                 Ok((images, snapshots)) => return Self { config, images, snapshots, dir },
-                Err(e) => assert!(Instant::now() < deadline, "reopen: {e}"),
+                Err(e) => assert!(Instant::now() < deadline, "open: {e}"),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

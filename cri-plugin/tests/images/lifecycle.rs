@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_snapshots::Snapshotter;
+use cleat_snapshots::overlay::Overlay;
 use cleatd::images::Images;
+use cleatd::images::embedded::Embedded;
 use serde_json::json;
 
 use crate::build::{Compression, Flavour, Image, image, layer, noise};
@@ -50,6 +52,63 @@ async fn a_pull_cut_off_anywhere_is_not_listed_and_goes_on_later() {
         assert!(fixture.file(&id, "big").await == Some(noise(SIZE, 5)));
         assert!(server.blob_requests(pulled.layers[0].as_str()).is_empty(), "the finished layer is not fetched again");
     }
+}
+
+/// The daemon that `a_killed_daemon_leaves_nothing_half_done` kills: pulls and removes for ever below `CLEAT_TEST_ROOT`.
+#[tokio::test(flavor = "multi_thread")]
+async fn victim() {
+    let Some(root) = std::env::var_os("CLEAT_TEST_ROOT") else { return };
+    let root = PathBuf::from(root);
+    let mut config = cleatd::config::Config { root: root.join("root"), ..cleatd::config::Config::default() };
+    config.images.hosts_dirs = vec![root.join("certs.d")];
+    let snapshots = Overlay::open(&config.root.join("snapshots")).expect("snapshots");
+    let images = Embedded::open(&config, Arc::new(snapshots)).expect("open");
+    loop {
+        let pull = cleatd::images::Pull { reference: "r.test/app".into(), ..cleatd::images::Pull::default() };
+        images.pull(pull).await.expect("pull");
+        images.remove("r.test/app").await.expect("remove");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_daemon_leaves_nothing_half_done() {
+    let Some(mut fixture) = Fixture::new("a_killed_daemon") else { return };
+    let pulled = two_layers();
+    let server = serving(&pulled).await;
+    fixture.served_by("r.test", &[&server.address]);
+    for round in 0..12u64 {
+        let (config, dir) = fixture.close();
+        let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "lifecycle::victim", "--nocapture"]).env("CLEAT_TEST_ROOT", dir.path());
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut victim = command.spawn().expect("spawn");
+        let before = server.requests().len();
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while server.requests().len() == before {
+            assert!(std::time::Instant::now() < deadline, "the victim pulls nothing");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(round * 37)).await;
+        victim.kill().expect("kill");
+        victim.wait().expect("wait");
+        fixture = Fixture::open(config, dir).await;
+        assert_whole(&fixture, &pulled).await;
+    }
+}
+
+/// Either the image is there with all its parts, or it is not listed; nothing is half done in either case.
+async fn assert_whole(fixture: &Fixture, pulled: &Image) {
+    for image in fixture.images.list().await.expect("list") {
+        assert!(fixture.file(&image.id, "big").await == Some(noise(SIZE, 5)));
+        fixture.images.remove(image.id.as_str()).await.expect("remove");
+    }
+    fixture.assert_nothing_is_left().await;
+    for (digest, bytes) in &pulled.blobs {
+        let path = fixture.config.root.join("content/blobs/sha256").join(digest.hex());
+        assert!(std::fs::read(&path).is_ok_and(|b| b == *bytes) || !path.exists(), "{digest}");
+    }
+    let id = fixture.pull("r.test/app").await.expect("pull");
+    assert!(fixture.file(&id, "big").await == Some(noise(SIZE, 5)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,3 +11,4 @@ mod lifecycle;
 mod pulls;
 mod registry;
 mod server;
+mod tls;

@@ -1,6 +1,12 @@
 //! Pulls from docker-registry.
 
-use cleatd::images::{Images, User};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_snapshots::Snapshotter;
+use cleat_snapshots::native::Native;
+use cleatd::images::embedded::Embedded;
+use cleatd::images::{Images, Pull, User};
 use serde_json::json;
 
 use crate::build::{self, Compression, Flavour, Image, Layer, image, layer};
@@ -63,6 +69,29 @@ async fn docker_and_oci_images_of_every_compression() {
     // Both have the same config, so they are one image.
     let all = fixture.images.list().await.expect("list");
     assert_eq!((all.len(), all[0].repo_tags.len(), all[0].repo_digests.len()), (1, 2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshotter_of_dependent_layers_and_one_layer_at_a_time() {
+    let Some((registry, fixture)) = both("a_snapshotter_of_dependent_layers").await else { return };
+    registry.push("app", "v1", &image(Flavour::Oci, &layers(), words())).await;
+    let mut config = fixture.config.clone();
+    config.root = config.root.join("native");
+    config.images.max_parallel_layers = 1;
+    std::fs::create_dir(&config.root).expect("mkdir");
+    let native = Arc::new(Native::open(&config.root.join("snapshots")).expect("native"));
+    let images = Embedded::open(&config, Arc::clone(&native) as Arc<dyn Snapshotter>).expect("open");
+    let pull = Pull { reference: format!("{}/app:v1", registry.address), ..Pull::default() };
+    let id = tokio::time::timeout(Duration::from_secs(60), images.pull(pull)).await.expect("no lock-up").expect("pull");
+    let rootfs = images.rootfs(&id).await.expect("rootfs");
+    let mounts = native.view("look", rootfs.chain_id.as_deref()).expect("view");
+    let top = std::path::Path::new(&mounts[0].source);
+    assert_eq!(std::fs::read(top.join("etc/motd")).expect("read"), b"hello");
+    assert!(!top.join("old").exists());
+    assert!(rootfs.accounts.passwd.starts_with(b"root:"));
+    native.remove("look").expect("remove");
+    images.remove(id.as_str()).await.expect("remove");
+    assert_eq!(native.walk().expect("walk"), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ pub struct Registry {
     process: Child,
     /// `127.0.0.1:PORT`.
     pub address: String,
+    scheme: &'static str,
     client: reqwest::Client,
     _storage: tempfile::TempDir,
 }
@@ -19,13 +20,31 @@ pub struct Registry {
 impl Registry {
     /// None where docker-registry is not installed.
     pub async fn start() -> Option<Self> {
+        let client = client().build().expect("client");
+        Self::run("", "http", client).await
+    }
+
+    /// The same over TLS, with certificates made by `crate::tls`; the pusher trusts and shows them.
+    pub async fn start_tls(certificates: &crate::tls::Certificates) -> Option<Self> {
+        let dir = certificates.dir.path().display();
+        let tls =
+            format!("\n  tls: {{certificate: {dir}/server.crt, key: {dir}/server.key, clientcas: [{dir}/ca.crt]}}");
+        let read = |name: &str| std::fs::read(certificates.dir.path().join(name)).expect("certificate");
+        let trusted = reqwest::Certificate::from_pem(&read("ca.crt")).expect("ca");
+        let shown = reqwest::Identity::from_pem(&[read("client.crt"), read("client.key")].concat()).expect("client");
+        let client = client().tls_certs_only([trusted]).identity(shown).build().expect("client");
+        Self::run(&tls, "https", client).await
+    }
+
+    async fn run(tls: &str, scheme: &'static str, client: reqwest::Client) -> Option<Self> {
         let storage = tempfile::tempdir().expect("tempdir");
         let address =
             std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").to_string();
         let config = storage.path().join("config.yml");
+        let data = storage.path().join("data");
         let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {0}/data}}}}\nhttp: {{addr: \"{address}\"}}\n",
-            storage.path().display()
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: \"{address}\"{tls}\n",
+            data.display()
         );
         std::fs::write(&config, text).expect("config");
         let mut command = Command::new("docker-registry");
@@ -34,9 +53,7 @@ impl Registry {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
             other => other.expect("docker-registry"),
         };
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().build().expect("client");
-        let registry = Self { process, address, client, _storage: storage };
+        let registry = Self { process, address, scheme, client, _storage: storage };
         let deadline = Instant::now() + Duration::from_secs(20);
         while registry.client.get(registry.url("")).send().await.is_err() {
             assert!(Instant::now() < deadline, "docker-registry does not answer");
@@ -46,7 +63,7 @@ impl Registry {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}/v2/{path}", self.address)
+        format!("{}://{}/v2/{path}", self.scheme, self.address)
     }
 
     /// Pushes blobs and manifest; the manifest gets `tag`.
@@ -70,6 +87,11 @@ impl Registry {
         let put = put.header(CONTENT_TYPE, media_type).body(bytes.to_vec()).send().await.expect("put");
         assert!(put.status().is_success(), "{}: {}", put.status(), put.text().await.unwrap_or_default());
     }
+}
+
+fn client() -> reqwest::ClientBuilder {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy()
 }
 
 impl Drop for Registry {
