@@ -69,6 +69,8 @@ pub struct Images {
     pub no_progress_timeout_secs: u64,
     /// A single layer may not expand to more than this.
     pub max_layer_bytes: u64,
+    /// Images that kubelet's garbage collection leaves alone: references, or the beginning of one and a `*`.
+    pub pinned: Vec<String>,
 }
 
 /// Pod networks.
@@ -156,6 +158,7 @@ impl Default for Images {
             max_parallel_layers: 4,
             no_progress_timeout_secs: 30,
             max_layer_bytes: 64 << 30,
+            pinned: Vec::new(),
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use super::leases::Lease;
 use super::node::{Node, blocking, snapshot_error};
+use super::progress::Meter;
 use super::stream::{CHUNKS_UNDER_WAY, Compressed, Expanded, Incoming, Stored, decoder};
 use crate::images::digest::Digest;
 use crate::images::manifest::Descriptor;
@@ -175,6 +176,7 @@ async fn from_network(
 ) -> Result<Outcome> {
     let permit = node.permit().await?;
     let (sender, chunks) = channel(CHUNKS_UNDER_WAY);
+    let meter = node.meters.of(layer);
     let (node, layer, lock, lease) = (Arc::clone(node), Arc::clone(layer), Arc::clone(lock), Arc::clone(&origin.lease));
     let unpacking = blocking(move || {
         let _held = (permit, lock, lease);
@@ -188,14 +190,15 @@ async fn from_network(
             Ok(()) => prepared.map(Outcome::Unpacked),
         }
     });
-    let (fed, unpacked) = tokio::join!(feed(blob, sender), unpacking);
+    let (fed, unpacked) = tokio::join!(feed(blob, sender, &meter), unpacking);
     // A registry that failed explains why too few bytes were unpacked.
     fed.and(unpacked)
 }
 
 /// Passes a blob's chunks on, until it ends or nobody wants them.
-async fn feed(mut blob: Blob, sender: Sender<Bytes>) -> Result<()> {
+async fn feed(mut blob: Blob, sender: Sender<Bytes>, meter: &Meter) -> Result<()> {
     while let Some(chunk) = blob.chunk().await? {
+        meter.add(chunk.len());
         if sender.send(chunk).await.is_err() {
             break;
         }

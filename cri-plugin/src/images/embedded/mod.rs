@@ -7,6 +7,8 @@ mod flights;
 mod layer;
 mod leases;
 mod node;
+mod pins;
+mod progress;
 mod pull;
 mod store;
 mod stream;
@@ -20,10 +22,13 @@ use super::{Image, ImageId, Images, Pull, Rootfs, Usage};
 use crate::Result;
 use crate::config::Config;
 use node::{Node, blocking};
+use pins::Pins;
+pub use progress::Progress;
 
 /// Images below the daemon's root.
 pub struct Embedded {
     node: Arc<Node>,
+    pins: Pins,
 }
 
 impl Embedded {
@@ -32,9 +37,10 @@ impl Embedded {
     /// # Errors
     /// `Io` and `Failed`; another process that has the images open among them. Never for one image's sake.
     pub fn open(config: &Config, snapshotter: Arc<dyn Snapshotter>) -> Result<Arc<Self>> {
+        let pins = Pins::new(&config.images.pinned)?;
         let node = Arc::new(Node::open(config, snapshotter)?);
         collect::repair(&node)?;
-        Ok(Arc::new(Self { node }))
+        Ok(Arc::new(Self { node, pins }))
     }
 
     /// Removes blobs and layers that no image is made of, an hour after they last were: layers that containers stood on
@@ -45,6 +51,11 @@ impl Embedded {
     pub async fn collect(&self) -> Result<()> {
         let node = Arc::clone(&self.node);
         blocking(move || collect::collect(&node, Some(collect::GRACE))).await
+    }
+
+    /// How far the pulls under way are, the oldest first.
+    pub fn progress(&self) -> Vec<Progress> {
+        self.node.meters.progress()
     }
 }
 
@@ -58,11 +69,11 @@ impl Images for Embedded {
 
     async fn get(&self, name: &str) -> Result<Option<Image>> {
         let index = self.node.store.index();
-        Ok(index.find(name)?.map(|record| index.image(record)))
+        Ok(index.find(name)?.map(|record| self.pins.mark(index.image(record))))
     }
 
     async fn list(&self) -> Result<Vec<Image>> {
-        Ok(self.node.store.index().all())
+        Ok(self.node.store.index().all().into_iter().map(|image| self.pins.mark(image)).collect())
     }
 
     async fn remove(&self, name: &str) -> Result<()> {

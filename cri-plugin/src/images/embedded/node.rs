@@ -13,6 +13,7 @@ use super::content::Content;
 use super::flights::Flights;
 use super::layer::BlobLocks;
 use super::leases::Leases;
+use super::progress::Meters;
 use super::pull::Wanted;
 use super::store::Store;
 use crate::config::Config;
@@ -48,6 +49,8 @@ pub struct Node {
     pub layers: Flights<Digest, ()>,
     /// Blobs under way.
     pub blob_locks: BlobLocks,
+    /// How far pulls are.
+    pub meters: Meters,
     /// What must not be collected.
     pub leases: Arc<Leases>,
     root: PathBuf,
@@ -73,6 +76,7 @@ impl Node {
             pulls: Flights::default(),
             layers: Flights::default(),
             blob_locks: BlobLocks::default(),
+            meters: Meters::default(),
             leases: Arc::default(),
             root: config.root.clone(),
             permits: Arc::new(Semaphore::new(config.images.max_parallel_layers.max(1))),

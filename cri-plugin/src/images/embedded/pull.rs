@@ -87,7 +87,12 @@ async fn pull(node: &Arc<Node>, wanted: &Wanted) -> Result<ImageId> {
     let layers = layers(&documents);
     let lease = Arc::new(node.leases.hold(digests(&documents, &layers)).await);
     let documents = put(node, documents, &lease).await?;
-    bring(node, &layers, &Origin { session, lease: Arc::clone(&lease) }).await?;
+    let running = node.meters.start(wanted.reference.to_string(), &layers);
+    let origin = Origin { session, lease: Arc::clone(&lease) };
+    tokio::select! {
+        brought = bring(node, &layers, &origin) => brought?,
+        never = running.tell() => match never {},
+    }
     finish(node, documents, layers, names, lease).await
 }
 
@@ -195,7 +200,11 @@ async fn put(node: &Arc<Node>, documents: Documents, lease: &Arc<Lease>) -> Resu
 async fn bring(node: &Arc<Node>, layers: &[Arc<Layer>], origin: &Origin) -> Result<()> {
     let mut by_size: Vec<&Arc<Layer>> = layers.iter().collect();
     by_size.sort_by_key(|layer| std::cmp::Reverse(layer.blob.size_bytes));
-    let all = by_size.into_iter().map(|layer| ensure(Arc::clone(node), Arc::clone(layer), origin.clone()));
+    let all = by_size.into_iter().map(async |layer| {
+        ensure(Arc::clone(node), Arc::clone(layer), origin.clone()).await?;
+        node.meters.of(layer).fill();
+        Ok(())
+    });
     try_join_all(all).await.map(drop)
 }
 
