@@ -14,10 +14,7 @@ use std::{
 use cleat_snapshots::mount::unmount_all;
 use containerd_shim_protos::api::DeleteResponse;
 use protobuf::{Message as _, MessageField};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use crate::{
     args::Args,
@@ -26,6 +23,7 @@ use crate::{
     error::{At as _, Error, Result},
     reaper::Reaper,
     runtime::Oci,
+    signals::Signals,
 };
 
 /// A second less than the daemon grants.
@@ -51,19 +49,22 @@ async fn remove(args: &Args, bundle: &Bundle) -> Result<()> {
         // No Create ever got as far as a runtime.
         return Ok(());
     }
-    let mut children = signal(SignalKind::child()).at("watch", "SIGCHLD")?;
+    let signals = Signals::catch()?;
     let reaper = Reaper::default();
     let runtime = Oci::new(options, &args.namespace, reaper.clone());
     let reaping = async {
-        while children.recv().await.is_some() {
+        loop {
+            let caught = signals.next().await;
             reaper.reap();
+            if let Err(e) = caught {
+                break Err(e);
+            }
         }
-        std::future::pending().await
     };
     let deleted = async {
         tokio::select! {
             result = runtime.delete_force(&args.id, bundle) => result,
-            never = reaping => never,
+            failed = reaping => failed,
         }
     };
     let late = |_| Error::TimedOut { what: format!("deleting {:?}", args.id), after: DEADLINE };

@@ -24,6 +24,9 @@ mod sandbox;
 pub mod serve;
 mod service;
 mod shim;
+mod signals;
 mod sys;
+
+pub use sys::close_inherited;
 
 pub use error::{Error, Result};

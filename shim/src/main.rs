@@ -5,7 +5,7 @@ use std::{io::Write as _, process::ExitCode};
 use cleat_shim::{
     Error, Result,
     args::{Args, Command},
-    bootstrap, delete, info, pause, serve,
+    bootstrap, close_inherited, delete, info, pause, serve,
 };
 
 fn main() -> ExitCode {
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
+    close_inherited().map_err(|e| Error::io("close inherited descriptors", e))?;
     let args = Args::parse(std::env::args().skip(1))?;
     match args.command {
         Command::Start => serve::run(bootstrap::start(&args)?),

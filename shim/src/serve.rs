@@ -3,7 +3,6 @@
 use std::{fs, path::Path, time::Duration};
 
 use rustix::process::{Pid, set_child_subreaper};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     bootstrap::Launch,
@@ -12,8 +11,12 @@ use crate::{
     events::Events,
     service,
     shim::Shim,
+    signals::Signals,
     sys::{self, Side},
 };
+
+/// Events taken at once; tokio's 1024 would be memory nobody needs.
+const IO_EVENTS: usize = 64;
 
 /// How long the last events and replies may take at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -30,7 +33,11 @@ pub fn run(launch: Launch) -> Result<()> {
         }
     }
     set_child_subreaper(Some(Pid::INIT)).map_err(|e| Error::io("become a subreaper", e))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().at("start", "the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_io_events_per_tick(IO_EVENTS)
+        .build()
+        .at("start", "the runtime")?;
     let socket = launch.socket.clone();
     let result = runtime.block_on(serve(launch));
     let _ = fs::remove_file(&socket);
@@ -41,8 +48,7 @@ pub fn run(launch: Launch) -> Result<()> {
 }
 
 async fn serve(launch: Launch) -> Result<()> {
-    let mut children = signal(SignalKind::child()).at("watch", "SIGCHLD")?;
-    let mut terminate = signal(SignalKind::terminate()).at("watch", "SIGTERM")?;
+    let signals = Signals::catch()?;
     let events = Events::new(&launch.events_address, &launch.namespace);
     let dir = launch.socket.parent().unwrap_or(Path::new("/")).to_path_buf();
     let shim = Shim::new(launch.namespace, dir, launch.options, events);
@@ -53,9 +59,14 @@ async fn serve(launch: Launch) -> Result<()> {
         tokio::select! {
             // Children first: a request that follows an exit should see it.
             biased;
-            _ = children.recv() => shim.reaper.reap(),
+            caught = signals.next() => {
+                let caught = caught?;
+                shim.reaper.reap();
+                if caught.terminate && shim.is_idle() {
+                    break;
+                }
+            }
             () = shim.stop.notified() => break,
-            _ = terminate.recv() => if shim.is_idle() { break },
             ended = &mut accepting => {
                 return ended.map_err(|e| Error::io("serve", std::io::Error::other(e)))?.at("serve", &launch.socket);
             }

@@ -7,7 +7,7 @@
 use std::{
     env, fs,
     io::{Read as _, Write as _},
-    os::unix::net::UnixListener,
+    os::{fd::AsFd as _, unix::net::UnixListener},
     path::{Path, PathBuf},
 };
 
@@ -90,7 +90,9 @@ pub fn bundle(args: &Args) -> Result<Bundle> {
 
 fn stdin() -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::io::stdin().lock().take(STDIN_MAX_BYTES).read_to_end(&mut bytes).at("read", "stdin")?;
+    // Not std's stdin, whose buffer would stay in memory for as long as the shim.
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned().at("open", "stdin")?;
+    fs::File::from(stdin).take(STDIN_MAX_BYTES).read_to_end(&mut bytes).at("read", "stdin")?;
     Ok(bytes)
 }
 

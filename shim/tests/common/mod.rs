@@ -28,6 +28,11 @@ use tempfile::TempDir;
 use ttrpc::context::{Context, with_duration};
 
 pub const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-cleat-v2");
+/// The binary under test: the one just built, unless `CLEAT_SHIM` names another.
+pub fn shim() -> PathBuf {
+    std::env::var_os("CLEAT_SHIM").map_or_else(|| SHIM.into(), PathBuf::from)
+}
+
 const NAMESPACE: &str = "cleat-test";
 const APPLETS: [&str; 12] =
     ["sh", "sleep", "echo", "cat", "true", "false", "kill", "ps", "ls", "dd", "mount", "hostname"];
@@ -110,7 +115,7 @@ impl Place {
 
     /// Runs the shim's binary and returns its status, stdout and stderr.
     pub fn call(&self, bundle: &Path, id: &str, command: &str, stdin: &[u8]) -> (bool, Vec<u8>, String) {
-        let mut child = Command::new(SHIM)
+        let mut child = Command::new(shim())
             .args(["-namespace", NAMESPACE, "-address", "/run/test.sock", "-publish-binary", "/bin/false"])
             .args(["-id", id, command])
             .current_dir(bundle)
@@ -292,7 +297,7 @@ impl Shim {
 impl Drop for Shim {
     fn drop(&mut self) {
         let exe = fs::read_link(format!("/proc/{}/exe", self.pid)).unwrap_or_default();
-        if exe == Path::new(SHIM) {
+        if exe == shim() {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL);
         }
     }
