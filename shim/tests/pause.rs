@@ -1,5 +1,5 @@
 //! `pause` as the first process of a pid namespace: it reaps orphans, and goes when told to.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     fs,

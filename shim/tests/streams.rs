@@ -39,7 +39,7 @@ impl Reader {
         let mut text = Vec::new();
         let mut batch = vec![0; 65536];
         let mut idle = 0;
-        while !(!end.is_empty() && text.ends_with(end.as_bytes())) {
+        while end.is_empty() || !text.ends_with(end.as_bytes()) {
             match self.0.read(&mut batch) {
                 Ok(0) if idle > 100 => break,
                 Ok(n) if n > 0 => {

@@ -10,13 +10,11 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fd::OwnedFd;
-use tokio::io::unix::AsyncFd;
-
 use super::{
     error::{Error, Result},
     stdin::{Stdin, Target, client_fifo},
     tap::{Client, Taps, vanished},
+    transfer::Watched,
     url::{Endpoint, Stdio},
 };
 
@@ -37,7 +35,7 @@ pub struct Attachment {
     streams: Arc<Streams>,
     client: Arc<Client>,
     listens: bool,
-    feed: Option<(AsyncFd<OwnedFd>, Arc<Target>)>,
+    feed: Option<(Watched, Arc<Target>)>,
 }
 
 impl Attachment {
@@ -97,7 +95,7 @@ impl Drop for Attachment {
     }
 }
 
-async fn gone(fifo: &Option<Arc<AsyncFd<OwnedFd>>>) {
+async fn gone(fifo: &Option<Arc<Watched>>) {
     match fifo {
         // An error of the watch itself is as good as a reader that went.
         Some(fifo) => drop(vanished(fifo).await),

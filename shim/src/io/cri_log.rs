@@ -6,7 +6,7 @@
 //! return before a newline is dropped: both as containerd does, whose logs users compare ours with.
 //!
 //! The records depend on the bytes only, never on how they were cut into batches: an unfinished line is held back, never
-//! written early. Reading files, time and errors are elsewhere ([`super::log_file`]).
+//! written early. Reading files, time and errors are elsewhere (`log_file`).
 
 use super::stamp::{self, Stamp};
 

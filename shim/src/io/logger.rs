@@ -19,16 +19,13 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::timeout,
-};
+use tokio::{io::Interest, time::timeout};
 
 use super::{
     error::{Error, Result},
     sink::Sink,
     sys::pass_from_3,
-    transfer::watch,
+    transfer::{Watched, watch},
 };
 
 /// How long a logger may take to become ready.
@@ -40,8 +37,8 @@ const AFTER_PASSED: i32 = 6;
 #[derive(Debug)]
 pub struct Logger {
     program: PathBuf,
-    pidfd: AsyncFd<OwnedFd>,
-    ready: Mutex<Option<AsyncFd<OwnedFd>>>,
+    pidfd: Watched,
+    ready: Mutex<Option<Watched>>,
 }
 
 impl Logger {

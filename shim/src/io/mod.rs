@@ -7,7 +7,7 @@
 //! ```
 //! A process never holds a fifo of anybody else's: daemons and clients come and go, it sees neither an end nor a SIGPIPE. One
 //! [`Io`] serves one process, a container's init or an exec alike; it owns its tasks and descriptors, and dropping it ends
-//! them all. All streams of the shim share one copy buffer ([`scratch`]), so an idle process costs its descriptors and a task
+//! them all. All streams of the shim share one copy buffer (`scratch`), so an idle process costs its descriptors and a task
 //! each. Everything runs on the one thread of the shim and must be called within its tokio runtime; nothing here blocks but
 //! writes to regular files.
 
@@ -39,7 +39,7 @@ use rustix::{
     process::{Gid, Uid},
 };
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::Interest,
     sync::watch,
     task::JoinSet,
     time::{Instant, timeout_at},
@@ -54,7 +54,7 @@ use self::{
     sink::Sink,
     stdin::{Origin, Stdin},
     tap::Taps,
-    transfer::watch as watch_fd,
+    transfer::{Watched, watch as watch_fd},
     url::Endpoint,
 };
 pub use self::{
@@ -91,7 +91,7 @@ pub struct Owner<'a> {
 #[derive(Debug)]
 struct Awaiting {
     sink: Sink,
-    source: Option<AsyncFd<OwnedFd>>,
+    source: Option<Watched>,
     /// Columns and rows, if a client has told them already.
     size: Option<(u16, u16)>,
 }
@@ -101,7 +101,7 @@ enum Console {
     /// The process has pipes.
     None,
     Awaited(Box<Awaiting>),
-    Attached(Arc<AsyncFd<OwnedFd>>),
+    Attached(Arc<Watched>),
 }
 
 /// The stdio of one process.
@@ -212,7 +212,7 @@ impl Io {
     /// Adds a client: fifos that get a copy of all output from now on, and one whose content goes to stdin.
     ///
     /// The client must have opened its ends for reading before. It is let go when it closes them, when it does not keep up
-    /// (see [`tap`]), and when the process's streams end, which it sees as the end of its own.
+    /// (a megabyte behind, and a second in which it does not take 64 KiB), and when the process's streams end, which it sees as the end of its own.
     pub fn attach(&self, stdio: &Stdio) -> Result<()> {
         let attachment = Attachment::open(&self.streams, stdio)?;
         let mut feeds = lock(&self.feeds);
@@ -280,14 +280,14 @@ impl Io {
         Ok(Some(child))
     }
 
-    fn feed(&self, source: Option<AsyncFd<OwnedFd>>, target: Option<Arc<stdin::Target>>) {
+    fn feed(&self, source: Option<Watched>, target: Option<Arc<stdin::Target>>) {
         if let (Some(source), Some(target)) = (source, target) {
             let streams = self.streams.clone();
             lock(&self.feeds).spawn(async move { streams.stdin.feed_from_origin(source, target).await });
         }
     }
 
-    fn pump(&self, source: Arc<AsyncFd<OwnedFd>>, terminal: bool, sink: Sink, taps: Arc<Taps>) {
+    fn pump(&self, source: Arc<Watched>, terminal: bool, sink: Sink, taps: Arc<Taps>) {
         let pump = Pump { source, terminal, sink, taps, phase: self.phase.subscribe() };
         lock(&self.pumps).spawn(pump.run());
     }

@@ -7,23 +7,17 @@
 use std::{future::pending, io, sync::Arc, time::Duration};
 
 use rustix::{
-    fd::OwnedFd,
     io::{Errno, fcntl_dupfd_cloexec},
     pipe::{fcntl_getpipe_size, fcntl_setpipe_size},
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    sync::watch,
-    task::yield_now,
-    time::timeout,
-};
+use tokio::{io::Interest, sync::watch, task::yield_now, time::timeout};
 
 use super::{
     scratch::{self, BATCH},
     sink::Sink,
     sys,
     tap::Taps,
-    transfer::{Ready, Step, read_step, write_some, write_whole},
+    transfer::{Ready, Step, Watched, read_step, write_some, write_whole},
 };
 
 /// After this many batches in a row the other tasks of the shim have their turn.
@@ -53,7 +47,7 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Pump {
     /// What the process writes to.
-    pub source: Arc<AsyncFd<OwnedFd>>,
+    pub source: Arc<Watched>,
     /// Whether that is a terminal's master.
     pub terminal: bool,
     /// The first destination.
@@ -175,7 +169,7 @@ impl Pump {
 
 /// The pipe behind a pump and the one before it.
 #[derive(Debug)]
-struct LastRoom(Option<(Arc<AsyncFd<OwnedFd>>, Arc<AsyncFd<OwnedFd>>)>);
+struct LastRoom(Option<(Arc<Watched>, Arc<Watched>)>);
 
 impl LastRoom {
     fn of(pump: &Pump) -> Self {

@@ -10,13 +10,13 @@ use rustix::{
     fs::{FileType, Mode, OFlags, fstat, open},
     io::{Errno, write},
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::Interest;
 
 use super::{
     error::{Error, Result},
     log_file::LogStream,
     scratch,
-    transfer::watch,
+    transfer::{Watched, watch},
 };
 
 /// The destination of one output stream.
@@ -29,7 +29,7 @@ pub enum Sink {
     /// A file that is appended to.
     File(OwnedFd),
     /// A fifo of somebody else's, or a logger's pipe.
-    Pipe(Arc<AsyncFd<OwnedFd>>),
+    Pipe(Arc<Watched>),
 }
 
 impl Sink {

@@ -24,16 +24,12 @@ use rustix::{
     fs::{Mode, OFlags, open},
     termios::{LocalModes, SpecialCodeIndex, tcgetattr},
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    sync::watch,
-    time::timeout,
-};
+use tokio::{io::Interest, sync::watch, time::timeout};
 
 use super::{
     error::{Error, Result},
     sink::is_fifo,
-    transfer::{Ready, Step, read_step, watch as watch_fd, write_some, write_whole},
+    transfer::{Ready, Step, Watched, read_step, watch as watch_fd, write_some, write_whole},
 };
 
 /// A source that is to close and is silent for this long has said everything.
@@ -44,7 +40,7 @@ const TERMINAL_BATCH: usize = 1024;
 /// What the process reads from.
 #[derive(Debug)]
 pub struct Target {
-    fd: Arc<AsyncFd<OwnedFd>>,
+    fd: Arc<Watched>,
     terminal: bool,
     closed: AtomicBool,
     /// Whether the last byte written was in the middle of a line, in which an end-of-file character only ends the line.
@@ -52,7 +48,7 @@ pub struct Target {
 }
 
 impl Target {
-    fn new(fd: Arc<AsyncFd<OwnedFd>>, terminal: bool, closed: bool) -> Arc<Self> {
+    fn new(fd: Arc<Watched>, terminal: bool, closed: bool) -> Arc<Self> {
         Arc::new(Self { fd, terminal, closed: AtomicBool::new(closed), in_line: AtomicBool::new(false) })
     }
 }
@@ -92,7 +88,7 @@ pub enum Origin {
     /// again does not end it.
     Fifo {
         /// The read end.
-        reader: AsyncFd<OwnedFd>,
+        reader: Watched,
         /// The write end.
         writer: OwnedFd,
     },
@@ -116,7 +112,7 @@ impl Origin {
 }
 
 /// Opens a client's stdin fifo, which may or may not have a writer yet.
-pub fn client_fifo(path: &Path) -> Result<AsyncFd<OwnedFd>> {
+pub fn client_fifo(path: &Path) -> Result<Watched> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let fifo = open(path, flags, Mode::empty());
     let fifo = fifo.map_err(|error| Error::io(format!("open {} for reading", path.display()), error))?;
@@ -161,7 +157,7 @@ impl Stdin {
     }
 
     /// Gives stdin its target: a pipe's write end, or a terminal's master. `None` if none is wanted (any more).
-    pub fn connect(&self, fd: Arc<AsyncFd<OwnedFd>>, terminal: bool) -> Option<Arc<Target>> {
+    pub fn connect(&self, fd: Arc<Watched>, terminal: bool) -> Option<Arc<Target>> {
         let mut inner = self.lock();
         let closed = match inner.state {
             State::Waiting => false,
@@ -206,7 +202,7 @@ impl Stdin {
     }
 
     /// Feeds what the origin's fifo delivers, to the end of stdin.
-    pub async fn feed_from_origin(&self, source: AsyncFd<OwnedFd>, target: Arc<Target>) {
+    pub async fn feed_from_origin(&self, source: Watched, target: Arc<Target>) {
         // Whether the fifo or the process is at its end: there is nothing more to come or nobody to take it.
         self.feed(source, target).await;
         self.close();
@@ -214,7 +210,7 @@ impl Stdin {
 
     /// Feeds what a client delivers. Its end is stdin's end only if that was asked for, and never for a terminal, whose
     /// user detaches from it and comes back.
-    pub async fn feed_from_client(&self, source: AsyncFd<OwnedFd>, target: Arc<Target>) {
+    pub async fn feed_from_client(&self, source: Watched, target: Arc<Target>) {
         let ends_with_client = self.once && !target.terminal;
         self.feed(source, target).await;
         if ends_with_client {
@@ -222,7 +218,7 @@ impl Stdin {
         }
     }
 
-    async fn feed(&self, source: AsyncFd<OwnedFd>, target: Arc<Target>) {
+    async fn feed(&self, source: Watched, target: Arc<Target>) {
         let mut closing = self.closing.subscribe();
         loop {
             let is_closing = *closing.borrow_and_update();
@@ -248,14 +244,14 @@ impl Stdin {
 }
 
 /// Waits until a step is possible; `None` for a source that is to close and silent.
-async fn wait<'a>(source: &'a AsyncFd<OwnedFd>, target: &'a Target, is_closing: bool) -> io::Result<Option<Ready<'a>>> {
+async fn wait<'a>(source: &'a Watched, target: &'a Target, is_closing: bool) -> io::Result<Option<Ready<'a>>> {
     if is_closing && timeout(SILENCE, source.readable()).await.is_err() {
         return Ok(None);
     }
     Ready::of(source, &target.fd).await.map(Some)
 }
 
-async fn terminal_step(source: &AsyncFd<OwnedFd>, target: &Target) -> io::Result<Step> {
+async fn terminal_step(source: &Watched, target: &Target) -> io::Result<Step> {
     let mut rest = Vec::new();
     let mut outcome = Ok(0);
     let step = read_step(source, TERMINAL_BATCH, |bytes, _| {

@@ -16,12 +16,11 @@ use std::{
 };
 
 use rustix::{
-    fd::OwnedFd,
     fs::{Mode, OFlags, open},
     pipe::fcntl_setpipe_size,
 };
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::Interest,
     sync::Notify,
     time::{Instant, timeout_at},
 };
@@ -29,7 +28,7 @@ use tokio::{
 use super::{
     error::{Error, Result},
     sink::is_fifo,
-    transfer::{watch, write_some, write_whole},
+    transfer::{Watched, watch, write_some, write_whole},
 };
 
 /// How long a full client may hold up the process before it is dropped: with a batch of 64 KiB it must take 64 KiB/s.
@@ -65,7 +64,7 @@ impl Client {
 #[derive(Debug)]
 struct Tap {
     client: Arc<Client>,
-    fifo: Arc<AsyncFd<OwnedFd>>,
+    fifo: Arc<Watched>,
     /// The end of the last batch, until the fifo takes it: at most one batch, and empty for a client that keeps up.
     behind: Vec<u8>,
 }
@@ -101,7 +100,7 @@ impl Taps {
     }
 
     /// The fifo of `client`, to watch it; whoever keeps it keeps it open.
-    pub fn fifo_of(&self, client: &Arc<Client>) -> Option<Arc<AsyncFd<OwnedFd>>> {
+    pub fn fifo_of(&self, client: &Arc<Client>) -> Option<Arc<Watched>> {
         let find =
             |taps: &mut Vec<Tap>| taps.iter().find(|tap| Arc::ptr_eq(&tap.client, client)).map(|tap| tap.fifo.clone());
         self.with(find).flatten()
@@ -147,7 +146,7 @@ impl Taps {
         }
     }
 
-    fn take_behind(&self) -> Option<(Arc<AsyncFd<OwnedFd>>, Vec<u8>)> {
+    fn take_behind(&self) -> Option<(Arc<Watched>, Vec<u8>)> {
         let take = |taps: &mut Vec<Tap>| {
             let tap = taps.iter_mut().find(|tap| !tap.behind.is_empty())?;
             Some((tap.fifo.clone(), std::mem::take(&mut tap.behind)))
@@ -155,7 +154,7 @@ impl Taps {
         self.with(take).flatten()
     }
 
-    fn drop_fifo(&self, fifo: &Arc<AsyncFd<OwnedFd>>) {
+    fn drop_fifo(&self, fifo: &Arc<Watched>) {
         self.with(|taps| {
             for tap in taps.extract_if(.., |tap| Arc::ptr_eq(&tap.fifo, fifo)) {
                 tap.client.drop_it();
@@ -173,6 +172,6 @@ impl Taps {
 }
 
 /// Returns when the reader of `fifo` has gone.
-pub async fn vanished(fifo: &AsyncFd<OwnedFd>) -> io::Result<()> {
+pub async fn vanished(fifo: &Watched) -> io::Result<()> {
     fifo.ready(Interest::ERROR).await.map(drop)
 }

@@ -40,8 +40,11 @@ pub enum Step {
     Ended,
 }
 
+/// A descriptor that tells when it is ready.
+pub type Watched = AsyncFd<OwnedFd>;
+
 /// Makes `fd` non-blocking and watches it; `what` names it in an error.
-pub fn watch(fd: OwnedFd, interest: Interest, what: &str) -> Result<AsyncFd<OwnedFd>> {
+pub fn watch(fd: OwnedFd, interest: Interest, what: &str) -> Result<Watched> {
     let flags = fcntl_getfl(&fd).map_err(|error| Error::io(what, error))?;
     fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(|error| Error::io(what, error))?;
     sys::register(fd, interest).map_err(|error| Error::io(format!("watch {what}"), error))
@@ -56,7 +59,7 @@ pub struct Ready<'a> {
 
 impl<'a> Ready<'a> {
     /// Waits for both.
-    pub async fn of(source: &'a AsyncFd<OwnedFd>, target: &'a AsyncFd<OwnedFd>) -> io::Result<Self> {
+    pub async fn of(source: &'a Watched, target: &'a Watched) -> io::Result<Self> {
         let target = target.writable().await?;
         Ok(Self { source: source.readable().await?, target })
     }
@@ -95,11 +98,7 @@ async fn blocked(mut guard: AsyncFdReadyGuard<'_, OwnedFd>) {
 }
 
 /// Waits for `source`, and hands at most `limit` bytes of what it has, with scratch space, to `take`.
-pub async fn read_step(
-    source: &AsyncFd<OwnedFd>,
-    limit: usize,
-    take: impl FnOnce(&[u8], &mut [u8]),
-) -> io::Result<Step> {
+pub async fn read_step(source: &Watched, limit: usize, take: impl FnOnce(&[u8], &mut [u8])) -> io::Result<Step> {
     let guard = source.readable().await?;
     let outcome = scratch::batch(|input, output| {
         let limit = limit.min(input.len());
@@ -122,7 +121,7 @@ pub async fn read_step(
 }
 
 /// Writes what `target` takes right now and returns how much that was; 0 if it is full.
-pub fn write_some(target: &AsyncFd<OwnedFd>, bytes: &[u8]) -> io::Result<usize> {
+pub fn write_some(target: &Watched, bytes: &[u8]) -> io::Result<usize> {
     loop {
         match write(target, bytes) {
             Ok(n) => return Ok(n),
@@ -134,7 +133,7 @@ pub fn write_some(target: &AsyncFd<OwnedFd>, bytes: &[u8]) -> io::Result<usize> 
 }
 
 /// Writes all of `bytes`, as fast as `target` takes them.
-pub async fn write_whole(target: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+pub async fn write_whole(target: &Watched, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let guard = target.writable().await?;
         let n = write_some(target, bytes)?;
