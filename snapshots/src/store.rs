@@ -303,3 +303,6 @@ fn throw(dir: &OwnedFd, name: &CString, trash: &OwnedFd) -> rustix::io::Result<C
 fn boot_id() -> Option<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }
+
+#[cfg(test)]
+mod tests;
