@@ -34,6 +34,8 @@ pub struct Endpoint {
     clients: Arc<Clients>,
     /// What it asked for last: answered before it asks again.
     challenge: Mutex<Option<Challenge>>,
+    /// Clients for the hosts it redirects to.
+    pub(super) kept: Mutex<Vec<Arc<Client>>>,
 }
 
 /// What is asked for.
@@ -66,7 +68,14 @@ impl Endpoint {
     /// `Invalid` for TLS files that are none.
     pub fn new(host: Host, credentials: Credentials, clients: &Arc<Clients>) -> Result<Self> {
         let client = clients.get(&Kind::new(&host.base, &host.tls, host.dial_timeout))?;
-        Ok(Self { host, credentials, client, clients: Arc::clone(clients), challenge: Mutex::new(None) })
+        Ok(Self {
+            host,
+            credentials,
+            client,
+            clients: Arc::clone(clients),
+            challenge: Mutex::new(None),
+            kept: Mutex::default(),
+        })
     }
 
     /// For messages.
@@ -151,7 +160,17 @@ impl Endpoint {
         authorization.and_then(|value| secret_headers.insert(header::AUTHORIZATION, value));
         let away = self.host.tls.anonymous();
         let (method, checked) = (ask.method.clone(), ask.checked);
-        let trip = Trip { method, url, headers, secret_headers, body: None, checked, home: &self.client, away: &away };
+        let trip = Trip {
+            method,
+            url,
+            headers,
+            secret_headers,
+            body: None,
+            checked,
+            home: &self.client,
+            away: &away,
+            kept: &self.kept,
+        };
         trip.send(&self.clients).await
     }
 

@@ -112,7 +112,7 @@ async fn fetch(wanted: &Wanted, endpoint: &Endpoint, clients: &Arc<Clients>) -> 
         let client = tokio::task::spawn_blocking(move || clients.get(&kind));
         client.await.map_err(|e| Failure::unavailable(e.to_string()))??
     };
-    let trip = request(realm, wanted, &endpoint.credentials, &home, &tls);
+    let trip = request(realm, wanted, endpoint, &home, &tls);
     let Arrival { answer, home } = trip.send(&clients).await?;
     if !answer.status().is_success() {
         return Err(refusal(answer, home, "the token server says ").await);
@@ -124,7 +124,7 @@ async fn fetch(wanted: &Wanted, endpoint: &Endpoint, clients: &Arc<Clients>) -> 
 fn request<'a>(
     realm: Url,
     wanted: &Wanted,
-    credentials: &Credentials,
+    endpoint: &'a Endpoint,
     home: &'a reqwest::Client,
     away: &'a crate::images::hosts::Tls,
 ) -> Trip<'a> {
@@ -137,10 +137,11 @@ fn request<'a>(
         checked: false,
         home,
         away,
+        kept: &endpoint.kept,
     };
     let asked = [("service", wanted.service.as_str()), ("scope", wanted.scope.as_str())];
     let asked = asked.into_iter().filter(|(_, value)| !value.is_empty());
-    if let Credentials::Identity { token } = credentials {
+    if let Credentials::Identity { token } = &endpoint.credentials {
         // A URL's query and a form are written alike.
         let mut form = Url::clone(&trip.url);
         let grant = [("grant_type", "refresh_token"), ("client_id", "cleat"), ("refresh_token", token.as_str())];
@@ -150,10 +151,10 @@ fn request<'a>(
         return trip;
     }
     trip.url.query_pairs_mut().extend_pairs(asked);
-    if let Credentials::Basic { user, .. } = credentials {
+    if let Credentials::Basic { user, .. } = &endpoint.credentials {
         trip.url.query_pairs_mut().append_pair("account", user);
     }
-    if let Some(basic) = credentials.basic_header() {
+    if let Some(basic) = endpoint.credentials.basic_header() {
         trip.secret_headers.insert(header::AUTHORIZATION, basic);
     }
     trip

@@ -4,7 +4,7 @@
 //! and never again once a redirect has led elsewhere (CVE-2020-15157), to http above all. What is not checked against a
 //! digest is not taken from a host that https sent to http.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
 use reqwest::{Client, Method, Response, Url, header};
@@ -34,6 +34,8 @@ pub struct Trip<'a> {
     pub home: &'a Client,
     /// How TLS is spoken elsewhere.
     pub away: &'a Tls,
+    /// Clients for elsewhere that were needed before: as long as they are kept, `Clients` need not make them anew.
+    pub kept: &'a Mutex<Vec<Arc<Client>>>,
 }
 
 /// What came back.
@@ -82,7 +84,15 @@ impl Trip<'_> {
         let clients = Arc::clone(clients);
         let client = tokio::task::spawn_blocking(move || clients.get(&kind));
         let client = client.await.map_err(|e| Failure::unavailable(e.to_string()))??;
+        self.keep(&client);
         Ok(client.request(self.method.clone(), url.clone()).headers(self.headers.clone()).send().await?)
+    }
+
+    fn keep(&self, client: &Arc<Client>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.iter().any(|known| Arc::ptr_eq(known, client)) {
+            kept.push(Arc::clone(client));
+        }
     }
 }
 
