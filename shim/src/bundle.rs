@@ -11,9 +11,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::error::{At as _, Error, Result};
+use crate::{
+    error::{At as _, Error, Result},
+    options::Options,
+};
 
 /// Ids longer than this are refused, as containerd does.
 const ID_MAX_BYTES: usize = 76;
@@ -29,56 +32,6 @@ pub fn check_id(what: &str, id: &str) -> Result<()> {
         return Err(Error::Invalid(format!("{what} {id:?} may hold only letters, digits, '.', '_' and '-'")));
     }
     Ok(())
-}
-
-/// The options a container was created with, kept so that `delete` finds its runtime without the daemon.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Options {
-    /// Do not pivot_root into the root filesystem.
-    pub no_pivot_root: bool,
-    /// Do not create a session keyring.
-    pub no_new_keyring: bool,
-    /// The shim's own cgroup.
-    pub shim_cgroup: String,
-    /// Owner of the pipes a container writes to.
-    pub io_uid: u32,
-    /// Group of the pipes a container writes to.
-    pub io_gid: u32,
-    /// The OCI runtime's binary.
-    pub binary_name: String,
-    /// The OCI runtime's state directory; the namespace is appended.
-    pub root: String,
-    /// Let systemd make the cgroups.
-    pub systemd_cgroup: bool,
-}
-
-impl Options {
-    /// The type URL under which these options travel (containerd, `api/types/runc/options/oci.proto`).
-    pub const TYPE_NAME: &str = "containerd.runc.v1.Options";
-
-    /// Reads the options out of an Any; none for an empty one, an error for a foreign type.
-    pub fn from_any(any: &protobuf::well_known_types::any::Any) -> Result<Option<Self>> {
-        let name = any.type_url.rsplit('/').next().unwrap_or_default();
-        if name.is_empty() && any.value.is_empty() {
-            return Ok(None);
-        }
-        if name != Self::TYPE_NAME {
-            return Err(Error::Invalid(format!("runtime options of type {name:?} are not known here")));
-        }
-        let wire = <containerd_shim_protos::shim::oci::Options as protobuf::Message>::parse_from_bytes(&any.value)
-            .map_err(|e| Error::Invalid(format!("runtime options: {e}")))?;
-        Ok(Some(Self {
-            no_pivot_root: wire.no_pivot_root,
-            no_new_keyring: wire.no_new_keyring,
-            shim_cgroup: wire.shim_cgroup,
-            io_uid: wire.io_uid,
-            io_gid: wire.io_gid,
-            binary_name: wire.binary_name,
-            root: wire.root,
-            systemd_cgroup: wire.systemd_cgroup,
-        }))
-    }
 }
 
 /// What the shim reads of a `config.json`.
@@ -219,8 +172,6 @@ impl Bundle {
 
 #[cfg(test)]
 mod tests {
-    use protobuf::{Message as _, well_known_types::any::Any};
-
     use super::*;
 
     #[test]
@@ -231,23 +182,6 @@ mod tests {
         for bad in ["", ".", "..", "a/b", "../a", "-a", "a\n", "a b", "é", &"a".repeat(77)] {
             assert!(check_id("id", bad).is_err(), "{bad:?} was accepted");
         }
-    }
-
-    #[test]
-    fn options_are_read_by_their_type() {
-        let mut wire = containerd_shim_protos::shim::oci::Options::new();
-        wire.binary_name = "crun".into();
-        wire.systemd_cgroup = true;
-        let mut any = Any::new();
-        any.value = wire.write_to_bytes().unwrap();
-        for url in ["containerd.runc.v1.Options", "type.googleapis.com/containerd.runc.v1.Options"] {
-            any.type_url = url.into();
-            let options = Options::from_any(&any).unwrap().unwrap();
-            assert_eq!((options.binary_name.as_str(), options.systemd_cgroup), ("crun", true));
-        }
-        any.type_url = "runtimeoptions.v1.Options".into();
-        assert!(Options::from_any(&any).is_err());
-        assert_eq!(Options::from_any(&Any::new()).unwrap(), None);
     }
 
     #[test]

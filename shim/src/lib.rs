@@ -17,6 +17,7 @@ mod error;
 mod events;
 pub mod info;
 pub mod io;
+mod options;
 pub mod pause;
 mod reaper;
 mod runtime;

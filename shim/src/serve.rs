@@ -18,6 +18,9 @@ use crate::{
 /// Events taken at once; tokio's 1024 would be memory nobody needs.
 const IO_EVENTS: usize = 64;
 
+/// How long a shim without a purpose waits for one. A daemon's restart takes less.
+const ABANDONED_AFTER: Duration = Duration::from_secs(20 * 60);
+
 /// How long the last events and replies may take at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -47,6 +50,20 @@ pub fn run(launch: Launch) -> Result<()> {
     result
 }
 
+/// Ends once nothing was there and nobody was connected, twice in a row: a daemon that died between starting this shim and
+/// using it would otherwise leave it behind for good.
+async fn abandoned(idle: impl Fn() -> bool) {
+    let mut before = false;
+    loop {
+        tokio::time::sleep(ABANDONED_AFTER / 2).await;
+        let now = idle();
+        if before && now {
+            return;
+        }
+        before = now;
+    }
+}
+
 async fn serve(launch: Launch) -> Result<()> {
     let signals = Signals::catch()?;
     let events = Events::new(&launch.events_address, &launch.namespace);
@@ -54,6 +71,9 @@ async fn serve(launch: Launch) -> Result<()> {
     let shim = Shim::new(launch.namespace, dir, launch.options, events);
     let server = service::server::Server::new(service::router(&shim));
     let replies = server.replies();
+    let connections = server.connections();
+    let abandoned = abandoned(|| shim.is_idle() && connections.none());
+    tokio::pin!(abandoned);
     let mut accepting = tokio::spawn(server.serve(launch.listener));
     loop {
         tokio::select! {
@@ -67,6 +87,7 @@ async fn serve(launch: Launch) -> Result<()> {
                 }
             }
             () = shim.stop.notified() => break,
+            () = &mut abandoned => break,
             ended = &mut accepting => {
                 return ended.map_err(|e| Error::io("serve", std::io::Error::other(e)))?.at("serve", &launch.socket);
             }
@@ -76,4 +97,25 @@ async fn serve(launch: Launch) -> Result<()> {
     replies.flush(FAREWELL).await;
     shim.events.flush(FAREWELL).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_shim_that_stays_without_purpose_is_abandoned() {
+        let begun = Instant::now();
+        abandoned(|| true).await;
+        assert!((ABANDONED_AFTER..ABANDONED_AFTER + FAREWELL).contains(&begun.elapsed()));
+        // In use at every second look: never abandoned, however long that goes on.
+        let looks = Cell::new(0);
+        let used = abandoned(|| looks.replace(looks.get() + 1) % 2 == 0);
+        assert!(tokio::time::timeout(100 * ABANDONED_AFTER, used).await.is_err());
+        assert!(looks.get() > 100);
+    }
 }

@@ -9,11 +9,11 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    bundle::Options,
     cgroup::oom::Watcher,
     container::Container,
     error::{Error, Result},
     events::Events,
+    options::Options,
     reaper::Reaper,
     sandbox::Sandbox,
 };

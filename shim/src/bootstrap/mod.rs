@@ -15,8 +15,9 @@ use nix::unistd;
 
 use crate::{
     args::Args,
-    bundle::{Bundle, Options},
+    bundle::Bundle,
     error::{At as _, Error, Result},
+    options::Options,
     sys::{self, Side},
 };
 

@@ -12,8 +12,8 @@ use protobuf::{Message as _, well_known_types::any::Any};
 
 use crate::{
     args::Args,
-    bundle::Options,
     error::{Error, Result},
+    options::Options,
 };
 
 /// Where shims' sockets live unless the daemon says otherwise.
@@ -56,7 +56,7 @@ impl Params {
         let mut options = None;
         for extension in &params.extensions {
             // Extensions are open-ended: those of other types are for other shims.
-            if extension.value.type_url.ends_with(Options::TYPE_NAME) {
+            if Options::are_in(&extension.value) {
                 options = Options::from_any(&extension.value)?;
             }
         }

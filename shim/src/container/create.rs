@@ -11,13 +11,14 @@ use protobuf::MessageField;
 
 use super::{Container, exit, life::Life, process::Process};
 use crate::{
-    bundle::{Bundle, Options, check_id},
+    bundle::{Bundle, check_id},
     cgroup::{
         Cgroups,
         oom::{Bell, Kills},
     },
     error::{At as _, Error, Result},
     io::{ChildEnds, Io, Owner, Stdio, console},
+    options::Options,
     runtime::{Launch, Oci, Streams},
     shim::Shim,
 };

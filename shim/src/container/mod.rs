@@ -23,9 +23,10 @@ pub mod update;
 use process::Process;
 
 use crate::{
-    bundle::{Bundle, Options},
+    bundle::Bundle,
     cgroup::oom::Kills,
     error::{Error, Result},
+    options::Options,
     runtime::Oci,
 };
 

@@ -23,8 +23,9 @@ use command::{Call, Output};
 use flavour::{Flavour, Start};
 
 use crate::{
-    bundle::{Bundle, Options},
+    bundle::Bundle,
     error::{At as _, Error, Result},
+    options::Options,
     reaper::{Process, Reaper},
 };
 

@@ -176,7 +176,12 @@ impl Sandbox {
         }
     }
 
-    /// Whether the shim has to stay for it.
+    /// Whether there never was one. Where there was, only ShutdownSandbox ends the shim: the daemon asks for it last.
+    pub fn is_none(&self) -> bool {
+        matches!(*self.state(), State::None)
+    }
+
+    /// Whether it holds namespaces.
     pub fn is_held(&self) -> bool {
         matches!(*self.state(), State::Created(_) | State::Ready(_))
     }

@@ -5,7 +5,13 @@
 //! daemon is killed. Here a request runs to its end whatever becomes of its caller; only the calls that merely wait
 //! ([`WAITS`]) end with their connection. Streams are deliberately absent: no shim service has one.
 
-use std::{collections::HashMap, io, os::unix::net::UnixListener as StdListener, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    os::unix::net::UnixListener as StdListener,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::{
     io::AsyncWriteExt as _,
@@ -99,17 +105,35 @@ impl Drop for Pending {
 pub struct Server {
     router: Arc<Router>,
     replies: Replies,
+    connections: Arc<()>,
+}
+
+/// Counts the connections of a server.
+#[derive(Debug)]
+pub struct Connections(Weak<()>);
+
+impl Connections {
+    /// Whether nobody is connected.
+    pub fn none(&self) -> bool {
+        // One is the server's own.
+        self.0.strong_count() <= 1
+    }
 }
 
 impl Server {
     /// A server that has not begun.
     pub fn new(router: Router) -> Self {
-        Self { router: Arc::new(router), replies: Replies::default() }
+        Self { router: Arc::new(router), replies: Replies::default(), connections: Arc::default() }
     }
 
     /// The answers it owes.
     pub fn replies(&self) -> Replies {
         self.replies.clone()
+    }
+
+    /// Its connections.
+    pub fn connections(&self) -> Connections {
+        Connections(Arc::downgrade(&self.connections))
     }
 
     /// Accepts connections until the process ends. Only root and the shim's own user get in.
@@ -119,7 +143,11 @@ impl Server {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) if allowed(&stream) => {
-                    tokio::spawn(connection(stream, self.router.clone(), self.replies.clone()));
+                    let (router, replies, open) = (self.router.clone(), self.replies.clone(), self.connections.clone());
+                    tokio::spawn(async move {
+                        connection(stream, router, replies).await;
+                        drop(open);
+                    });
                 }
                 Ok(_) => {}
                 Err(_) => sleep(ACCEPT_RETRY).await,

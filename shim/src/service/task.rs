@@ -162,7 +162,7 @@ impl Task for TaskService {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Reply<Empty> {
-        if self.0.is_idle() {
+        if self.0.is_idle() && self.0.sandbox.is_none() {
             self.0.stop.notify_one();
         }
         Ok(Empty::new())
