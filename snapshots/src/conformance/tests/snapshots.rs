@@ -1,67 +1,16 @@
-//! The cases. Each has a fresh snapshotter.
+//! What a snapshotter's calls do, one by one and all at once.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use super::Bench;
-use super::layer::{Entry, Layer};
+use super::bench::{Bench, names, read};
+use crate::conformance::layer::{Entry, Layer};
 use crate::error::Error;
 use crate::mount::{open_detached, read_in_root};
 use crate::snapshotter::Kind;
 
-type Case = (&'static str, fn(&mut Bench<'_>));
-
-/// All cases, by name.
-pub(super) const ALL: &[Case] = &[
-    ("chain", chain),
-    ("view", view),
-    ("writable", writable),
-    ("children", children),
-    ("keys", keys),
-    ("hostile_keys", hostile_keys),
-    ("stat_and_walk", stat_and_walk),
-    ("usage", usage),
-    ("commit_parent", commit_parent),
-    ("whiteouts", whiteouts),
-    ("opaque", opaque),
-    ("opaque_root", opaque_root),
-    ("whiteout_order", whiteout_order),
-    ("undescribed_folders", undescribed_folders),
-    ("root_folder", root_folder),
-    ("many_layers", many_layers),
-    ("parallel", parallel),
-    ("reopen", reopen),
-    ("detached", detached),
-    ("out_of_reach", out_of_reach),
-];
-
-fn read(path: impl AsRef<Path>) -> String {
-    fs::read_to_string(path.as_ref()).unwrap_or_else(|e| format!("{}: {e}", path.as_ref().display()))
-}
-
-fn names(dir: impl AsRef<Path>) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-fn chain(b: &mut Bench<'_>) {
-    b.layer("one", None, &Layer::new().folder("d", 0o755).file("d/a", "1").file("d/b", "1"));
-    b.layer("two", Some("one"), &Layer::new().folder("d", 0o700).file("d/b", "2"));
-    b.layer("three", Some("two"), &Layer::new().file("c", "3"));
-    b.viewed("three", |top| {
-        assert_eq!(
-            (read(top.join("d/a")), read(top.join("d/b")), read(top.join("c"))),
-            ("1".into(), "2".into(), "3".into())
-        );
-        assert_eq!(fs::metadata(top.join("d")).unwrap().mode() & 0o7777, 0o700);
-    });
-    b.viewed("one", |top| assert_eq!((read(top.join("d/b")), names(top)), ("1".into(), vec!["d".to_owned()])));
-}
-
-fn view(b: &mut Bench<'_>) {
+pub(super) fn view(b: &mut Bench<'_>) {
     b.layer("one", None, &Layer::new().file("a", "1"));
     b.layer("two", Some("one"), &Layer::new().file("b", "2"));
     for parent in [None, Some("one"), Some("two")] {
@@ -76,7 +25,7 @@ fn view(b: &mut Bench<'_>) {
     }
 }
 
-fn writable(b: &mut Bench<'_>) {
+pub(super) fn writable(b: &mut Bench<'_>) {
     b.layer("base", None, &Layer::new().folder("etc", 0o755).file("etc/hosts", "base").file("gone", "x"));
     for (key, parent) in [("on nothing", None), ("on base", Some("base"))] {
         let mounts = b.s().prepare(key, parent).unwrap();
@@ -104,7 +53,7 @@ fn writable(b: &mut Bench<'_>) {
     b.viewed("base", |top| assert_eq!((names(top).len(), read(top.join("etc/hosts"))), (2, "base".into())));
 }
 
-fn children(b: &mut Bench<'_>) {
+pub(super) fn children(b: &mut Bench<'_>) {
     b.layer("one", None, &Layer::new().file("a", "1"));
     b.layer("two", Some("one"), &Layer::new().file("b", "2"));
     b.s().prepare("active", Some("two")).unwrap();
@@ -118,7 +67,7 @@ fn children(b: &mut Bench<'_>) {
     assert_eq!(b.s().walk().unwrap(), []);
 }
 
-fn keys(b: &mut Bench<'_>) {
+pub(super) fn keys(b: &mut Bench<'_>) {
     b.s().prepare("k", None).unwrap();
     assert!(matches!(b.s().prepare("k", None), Err(Error::AlreadyExists { .. })));
     assert!(matches!(b.s().view("k", None), Err(Error::AlreadyExists { .. })));
@@ -135,7 +84,7 @@ fn keys(b: &mut Bench<'_>) {
     b.s().prepare("k", Some("layer")).unwrap();
 }
 
-fn hostile_keys(b: &mut Bench<'_>) {
+pub(super) fn hostile_keys(b: &mut Bench<'_>) {
     let long = "x".repeat(crate::snapshotter::KEY_MAX_BYTES);
     let keys = [
         "../../escape",
@@ -170,7 +119,7 @@ fn hostile_keys(b: &mut Bench<'_>) {
     assert!(matches!(b.s().commit("", "k", None), Err(Error::Invalid { .. })));
 }
 
-fn stat_and_walk(b: &mut Bench<'_>) {
+pub(super) fn stat_and_walk(b: &mut Bench<'_>) {
     b.layer("one", None, &Layer::new().file("a", "1"));
     b.layer("two", Some("one"), &Layer::new().file("b", "2"));
     b.s().prepare("active", Some("two")).unwrap();
@@ -198,7 +147,7 @@ fn stat_and_walk(b: &mut Bench<'_>) {
     assert!(age < std::time::Duration::from_secs(60) && info.updated >= info.created, "{info:?}");
 }
 
-fn usage(b: &mut Bench<'_>) {
+pub(super) fn usage(b: &mut Bench<'_>) {
     let big = vec![7; 1 << 20];
     b.layer("one", None, &Layer::new().file("big", &big).hard_link("again", "big"));
     let one = b.s().usage("one").unwrap();
@@ -215,7 +164,7 @@ fn usage(b: &mut Bench<'_>) {
     assert_eq!(b.s().usage("view").unwrap().inodes, 0, "a view takes nothing");
 }
 
-fn commit_parent(b: &mut Bench<'_>) {
+pub(super) fn commit_parent(b: &mut Bench<'_>) {
     b.layer("one", None, &Layer::new().file("a", "1"));
     b.layer("other", None, &Layer::new().file("b", "2"));
     b.s().prepare("on one", Some("one")).unwrap();
@@ -235,122 +184,7 @@ fn commit_parent(b: &mut Bench<'_>) {
     }
 }
 
-fn whiteouts(b: &mut Bench<'_>) {
-    let base = Layer::new().folder("d", 0o755).file("d/a", "1").file("d/b", "1").folder("e", 0o755).file("e/c", "1");
-    b.layer("one", None, &base.symlink("l", "d").file("f", "1"));
-    let two = Layer::new().file("d/.wh.a", "").file(".wh.e", "").file(".wh.l", "").file(".wh.absent", "");
-    b.layer("two", Some("one"), &two);
-    b.layer("three", Some("two"), &Layer::new().folder("e", 0o755).file("e/new", "3").file("d/a", "3"));
-    b.viewed("two", |top| {
-        assert_eq!((names(top), names(top.join("d"))), (vec!["d".to_owned(), "f".to_owned()], vec!["b".to_owned()]));
-    });
-    b.viewed("three", |top| {
-        assert_eq!(names(top.join("e")), ["new"], "what was deleted is back");
-        assert_eq!((read(top.join("d/a")), read(top.join("d/b"))), ("3".into(), "1".into()));
-    });
-}
-
-fn opaque(b: &mut Bench<'_>) {
-    let base = Layer::new().folder("d", 0o755).file("d/a", "1").folder("d/e", 0o755).file("d/e/f", "1");
-    b.layer("one", None, &base);
-    let two = Layer::new()
-        .folder("d", 0o755)
-        .folder("d/e", 0o755)
-        .file("d/e/g", "2")
-        .file("d/.wh..wh..opq", "")
-        .file("d/h", "2");
-    b.layer("two", Some("one"), &two);
-    b.layer("three", Some("two"), &Layer::new().folder("d", 0o755).file("d/i", "3"));
-    b.viewed("three", |top| {
-        assert_eq!(names(top.join("d")), ["e", "h", "i"]);
-        assert_eq!(names(top.join("d/e")), ["g"], "hidden from the opaque folder down, whatever came first");
-    });
-}
-
-fn opaque_root(b: &mut Bench<'_>) {
-    b.layer("one", None, &Layer::new().file("a", "1").folder("d", 0o755).file("d/x", "1"));
-    b.layer("two", Some("one"), &Layer::new().file("b", "2").file(".wh..wh..opq", "").file("d/y", "2"));
-    b.layer("three", Some("two"), &Layer::new().file("c", "3"));
-    b.viewed("two", |top| {
-        assert_eq!((names(top), names(top.join("d"))), (vec!["b".into(), "d".into()], vec!["y".into()]))
-    });
-    b.viewed("three", |top| assert_eq!(names(top), ["b", "c", "d"]));
-    b.s().prepare("active", Some("three")).unwrap();
-    b.mounted(&b.s().mounts("active").unwrap(), |top| assert_eq!(names(top), ["b", "c", "d"]));
-}
-
-fn whiteout_order(b: &mut Bench<'_>) {
-    b.layer(
-        "one",
-        None,
-        &Layer::new().folder("d", 0o755).file("d/old", "1").folder("e", 0o755).file("e/old", "1").file("f", "1"),
-    );
-    // A whiteout is about lower layers, wherever it stands in its own.
-    let two = Layer::new()
-        .folder("d", 0o755)
-        .file("d/new", "2")
-        .file(".wh.d", "")
-        .file(".wh.e", "")
-        .file("e/new", "2")
-        .file("f", "2")
-        .file(".wh.f", "");
-    b.layer("two", Some("one"), &two);
-    b.viewed("two", |top| {
-        assert_eq!((names(top.join("d")), names(top.join("e"))), (vec!["new".into()], vec!["new".into()]));
-        assert_eq!(read(top.join("f")), "2");
-    });
-}
-
-fn undescribed_folders(b: &mut Bench<'_>) {
-    let owned = |name: &str, mode, owner| Entry { mode, owner, ..Entry::new(b'5', name) };
-    let one = Layer::new()
-        .entry(&owned("srv", 0o2750, (11, 12)))
-        .entry(&owned("srv/www", 0o1777, (13, 14)))
-        .file("srv/www/index", "1");
-    b.layer("one", None, &one);
-    // Says nothing about srv and srv/www, which must not lose mode and owner for that.
-    b.layer("two", Some("one"), &Layer::new().file("srv/www/new", "2").file("var/lib/x", "2"));
-    b.viewed("two", |top| {
-        for (path, mode, uid, gid) in [("srv", 0o2750, 11, 12), ("srv/www", 0o1777, 13, 14)] {
-            let stat = fs::metadata(top.join(path)).unwrap();
-            assert_eq!((stat.mode() & 0o7777, stat.uid(), stat.gid()), (mode, uid, gid), "{path}");
-        }
-        assert_eq!(fs::metadata(top.join("var/lib")).unwrap().mode() & 0o7777, 0o755);
-        assert_eq!(names(top.join("srv/www")), ["index", "new"]);
-    });
-}
-
-fn root_folder(b: &mut Bench<'_>) {
-    let root = Entry { mode: 0o711, owner: (5, 6), ..Entry::new(b'5', "./") };
-    b.layer("one", None, &Layer::new().entry(&root).file("a", "1"));
-    b.layer("two", Some("one"), &Layer::new().file("b", "2"));
-    b.s().prepare("active", Some("two")).unwrap();
-    let look = |top: &Path| {
-        let stat = fs::metadata(top).unwrap();
-        assert_eq!((stat.mode() & 0o7777, stat.uid(), stat.gid()), (0o711, 5, 6));
-    };
-    b.viewed("one", look);
-    b.viewed("two", look);
-    b.mounted(&b.s().mounts("active").unwrap(), look);
-}
-
-fn many_layers(b: &mut Bench<'_>) {
-    let count: usize = if b.s().independent_layers() { 120 } else { 12 };
-    let name = |i: usize| format!("sha256:{i:064}");
-    for i in 0..count {
-        let parent = i.checked_sub(1).map(name);
-        b.layer(&name(i), parent.as_deref(), &Layer::new().file(&format!("f{i}"), "x").file("top", i.to_string()));
-    }
-    let last = name(count - 1);
-    b.viewed(&last, |top| assert_eq!((names(top).len(), read(top.join("top"))), (count + 1, (count - 1).to_string())));
-    b.s().prepare("active", Some(&last)).unwrap();
-    b.mounted(&b.s().mounts("active").unwrap(), |top| {
-        fs::write(top.join("f0"), "changed").unwrap();
-        assert_eq!(names(top).len(), count + 1);
-    });
-}
-
-fn parallel(b: &mut Bench<'_>) {
+pub(super) fn parallel(b: &mut Bench<'_>) {
     let layers: Vec<String> = (0..8).map(|i| format!("layer{i}")).collect();
     let bench = &*b;
     if bench.s().independent_layers() {
@@ -400,7 +234,7 @@ fn bench_prepare(b: &Bench<'_>, key: &str, parent: &str) -> bool {
     }
 }
 
-fn reopen(b: &mut Bench<'_>) {
+pub(super) fn reopen(b: &mut Bench<'_>) {
     b.layer("one", None, &Layer::new().file("a", "1"));
     let mounts = b.s().prepare("active", Some("one")).unwrap();
     b.mounted(&mounts, |top| fs::write(top.join("mine"), "kept").unwrap());
@@ -415,7 +249,7 @@ fn reopen(b: &mut Bench<'_>) {
     b.mounted(&b.s().mounts("gone").unwrap(), |top| assert_eq!(names(top), ["a"]));
 }
 
-fn detached(b: &mut Bench<'_>) {
+pub(super) fn detached(b: &mut Bench<'_>) {
     b.layer(
         "one",
         None,
@@ -434,7 +268,7 @@ fn detached(b: &mut Bench<'_>) {
     }
 }
 
-fn out_of_reach(b: &mut Bench<'_>) {
+pub(super) fn out_of_reach(b: &mut Bench<'_>) {
     let setuid = Entry { mode: 0o4755, ..Entry::new(b'0', "su") };
     b.layer("one", None, &Layer::new().entry(&setuid).entry(&Entry { device: (1, 3), ..Entry::new(b'3', "null") }));
     b.viewed("one", |top| {
