@@ -12,7 +12,7 @@
 //! (the top is always merged), so the chain is cut there instead.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fgetxattr, fstat, mkdirat, openat};
@@ -143,7 +143,7 @@ impl Snapshotter for Overlay {
         let below = parent.as_ref().map_or(Ok(Vec::new()), |p| self.store.metadata().chain_from(p.id))?;
         let below: Vec<PathBuf> = below.into_iter().map(|id| self.files(id)).collect();
         implied::settle(&top, &below)?;
-        let opaque = is_opaque(&top).map_err(|e| Error::io("getxattr", self.files(row.id), e))?;
+        let opaque = is_opaque(top.as_fd()).map_err(|e| Error::io("getxattr", self.files(row.id), e))?;
         self.store.commit(&Committing { row: &row, name, parent: parent.as_ref(), opaque })?;
         if row.parent.is_some()
             && let Ok(dir) = open_folder(&self.store.dir(row.id))
@@ -178,9 +178,10 @@ impl Snapshotter for Overlay {
     }
 }
 
-fn is_opaque(top: &OwnedFd) -> rustix::io::Result<bool> {
+/// Whether a folder has that mark.
+pub(crate) fn is_opaque(folder: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     let mut value = [0; 8];
-    match fgetxattr(top, OPAQUE, &mut value[..]) {
+    match fgetxattr(folder, OPAQUE, &mut value[..]) {
         Ok(n) => Ok(value.get(..n) == Some(b"y")),
         Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
         Err(e) => Err(e),

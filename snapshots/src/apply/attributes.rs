@@ -33,6 +33,11 @@ impl Process {
         }
     }
 
+    /// Who new files belong to.
+    pub fn owner(self) -> (Uid, Gid) {
+        (Uid::from_raw(self.uid), Gid::from_raw(self.gid))
+    }
+
     fn owns(self, entry: &Entry) -> bool {
         entry.uid == self.uid && entry.gid == self.gid
     }

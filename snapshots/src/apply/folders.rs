@@ -7,18 +7,19 @@
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
-use rustix::fs::{fsetxattr, fstat, mkdirat, openat, openat2, readlinkat, statat, unlinkat};
+use rustix::fs::{fchmod, fchown, fsetxattr, fstat, mkdirat, openat, openat2, readlinkat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::Mode as Landing;
 use super::attributes::{Inherits, Process};
 use super::implied::Implied;
-use super::name::Clean;
+use super::name::{Clean, split};
+use super::purge::Kept;
 use crate::error::{Error, Result};
 use crate::overlay::OPAQUE;
 
@@ -45,6 +46,8 @@ pub(super) struct Folders<'a> {
     landing: Landing,
     /// Folders made because something lies in them; the layer says nothing about them (yet).
     pub implied: Implied,
+    /// What this layer brought, when it lands on other layers' files.
+    pub kept: Kept,
     shown: &'a std::path::Path,
 }
 
@@ -53,7 +56,8 @@ impl<'a> Folders<'a> {
     pub fn new(root: OwnedFd, shown: &'a std::path::Path, landing: Landing, process: Process) -> Result<Self> {
         let root = folder(root, process).map_err(|e| Error::io("stat", shown, e))?;
         let implied = Implied::new(root.ino, landing);
-        Ok(Folders { root: Rc::new(root), open: HashMap::new(), process, landing, implied, shown })
+        let kept = Kept::new(landing);
+        Ok(Folders { root: Rc::new(root), open: HashMap::new(), process, landing, implied, kept, shown })
     }
 
     /// The root.
@@ -66,6 +70,33 @@ impl<'a> Folders<'a> {
         if path.is_empty() {
             return Ok(self.root());
         }
+        if let Some(folder) = self.open.get(path) {
+            return Ok(Rc::clone(folder));
+        }
+        if self.landing == Landing::Merged {
+            self.keep_way(path)?;
+        }
+        self.find(path)
+    }
+
+    /// Having something in a folder keeps it, and all above it, from this layer's own whiteouts.
+    fn keep_way(&mut self, path: &[u8]) -> Result<()> {
+        let mut above = self.root();
+        let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i).chain([path.len()]);
+        for end in ends {
+            let here = path.get(..end).unwrap_or(path);
+            let (_, name) = split(here);
+            if let Ok(name) = CString::new(name) {
+                self.kept.imply(above.ino, &name);
+            }
+            if end < path.len() {
+                above = self.find(here)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&mut self, path: &[u8]) -> Result<Rc<Folder>> {
         if let Some(folder) = self.open.get(path) {
             return Ok(Rc::clone(folder));
         }
@@ -139,40 +170,50 @@ impl<'a> Folders<'a> {
     /// One component: a folder, found or made, or a link to be followed.
     fn step(&mut self, here: &Folder, part: &[u8], below: &[u8]) -> Result<Step> {
         let name = CString::new(part).map_err(|_| Error::invalid("layer entry", "its path holds a NUL"))?;
-        let open = |dir: &Folder| openat(dir.fd.as_fd(), name.as_c_str(), OPEN, Mode::empty());
-        let hidden = match open(here) {
-            Ok(fd) => {
-                return folder(fd, self.process).map(Step::Folder).map_err(|e| self.failed("stat", below, e));
-            }
-            Err(Errno::NOENT) => false,
-            Err(Errno::NOTDIR | Errno::LOOP) => {
-                let stat = statat(here.fd.as_fd(), name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|e| self.failed("stat", below, e))?;
-                if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-                    let target = readlinkat(here.fd.as_fd(), name.as_c_str(), Vec::new());
-                    return target.map(|t| Step::Link(t.into_bytes())).map_err(|e| self.failed("readlink", below, e));
-                }
-                // A whiteout of this layer: what is made in its place hides the lower layers too.
-                if self.landing == Landing::Merged || !is_whiteout(&stat) {
-                    return Err(self.failed("make folder", below, Errno::NOTDIR));
-                }
-                unlinkat(here.fd.as_fd(), name.as_c_str(), AtFlags::empty())
-                    .map_err(|e| self.failed("unlink", below, e))?;
-                true
-            }
-            Err(e) => return Err(self.failed("open folder", below, e)),
-        };
-        mkdirat(here.fd.as_fd(), name.as_c_str(), Mode::from_raw_mode(0o755))
-            .map_err(|e| self.failed("mkdir", below, e))?;
-        let fd = open(here).map_err(|e| self.failed("open folder", below, e))?;
-        // Whatever the process's mask is.
-        rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o755)).map_err(|e| self.failed("chmod", below, e))?;
-        if hidden {
-            set_opaque(fd.as_fd()).map_err(|e| self.failed("mark opaque", below, e))?;
+        match openat(&here.fd, name.as_c_str(), OPEN, Mode::empty()) {
+            Ok(fd) => folder(fd, self.process).map(Step::Folder).map_err(|e| self.failed("stat", below, e)),
+            Err(Errno::NOENT) => self.imply(here, &name, below).map(Step::Folder),
+            Err(Errno::NOTDIR | Errno::LOOP) => self.in_the_way(here, &name, below),
+            Err(e) => Err(self.failed("open folder", below, e)),
+        }
+    }
+
+    /// Something that is no folder has the name: a link leads on, and what is not of this layer gives way to a folder.
+    fn in_the_way(&mut self, here: &Folder, name: &CStr, below: &[u8]) -> Result<Step> {
+        let stat = statat(&here.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.failed("stat", below, e))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            let target = readlinkat(&here.fd, name, Vec::new()).map_err(|e| self.failed("readlink", below, e))?;
+            return Ok(Step::Link(target.into_bytes()));
+        }
+        let hides = self.landing == Landing::Overlay && is_whiteout(&stat);
+        let gives_way = hides || (self.landing == Landing::Merged && !self.kept.described(here.ino, name));
+        if !gives_way {
+            return Err(self.failed("make folder", below, Errno::NOTDIR));
+        }
+        unlinkat(&here.fd, name, AtFlags::empty()).map_err(|e| self.failed("unlink", below, e))?;
+        let made = self.imply(here, name, below)?;
+        if hides {
+            set_opaque(made.fd.as_fd()).map_err(|e| self.failed("mark opaque", below, e))?;
+            // Deleted and made anew: what lower layers say about it does not count.
+            self.implied.said(made.ino);
+        }
+        Ok(Step::Folder(made))
+    }
+
+    /// Makes a folder the layer does not describe.
+    fn imply(&mut self, here: &Folder, name: &CStr, below: &[u8]) -> Result<Folder> {
+        let mode = Mode::from_raw_mode(0o755);
+        mkdirat(&here.fd, name, mode).map_err(|e| self.failed("mkdir", below, e))?;
+        let fd = openat(&here.fd, name, OPEN, Mode::empty()).map_err(|e| self.failed("open folder", below, e))?;
+        // Whatever the process's mask and the folder's setgid bit made of it.
+        fchmod(&fd, mode).map_err(|e| self.failed("chmod", below, e))?;
+        if here.inherits == Inherits::Group {
+            let (uid, gid) = self.process.owner();
+            fchown(&fd, Some(uid), Some(gid)).map_err(|e| self.failed("chown", below, e))?;
         }
         let made = folder(fd, self.process).map_err(|e| self.failed("stat", below, e))?;
         self.implied.made(made.ino, below);
-        Ok(Step::Folder(made))
+        Ok(made)
     }
 
     /// An error at `path` below the root.

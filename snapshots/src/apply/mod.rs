@@ -104,3 +104,6 @@ pub fn destination(snapshotter: &dyn Snapshotter, mounts: &[Mount]) -> Option<(P
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,6 @@ use super::archive::{Archive, Entry, Kind};
 use super::attributes::{self, Inherits, Process};
 use super::folders::{self, Folder, Folders};
 use super::name::{self, Asked};
-use super::purge::Kept;
 use super::{Applied, Devices, Limits, Mode};
 use crate::error::{Error, Result};
 use crate::tree::{delete, open_folder};
@@ -28,8 +27,6 @@ pub(super) struct Unpack<'a, R> {
     mode: Mode,
     limits: &'a Limits,
     applied: Applied,
-    /// What this layer brought, when it lands on other layers' files.
-    kept: Kept,
     late: Vec<Late>,
 }
 
@@ -57,7 +54,6 @@ impl<'a, R: Read> Unpack<'a, R> {
             mode,
             limits,
             applied: Applied::default(),
-            kept: Kept::new(mode),
             late: Vec::new(),
         })
     }
@@ -109,7 +105,7 @@ impl<'a, R: Read> Unpack<'a, R> {
     }
 
     fn plain(&mut self, entry: &Entry, place: &Place<'_>) -> Result<()> {
-        self.kept.keep(place.folder.ino, &place.name);
+        self.folders.kept.keep(place.folder.ino, &place.name);
         match entry.kind {
             Kind::File => self.file(entry, place),
             Kind::Folder => self.folder(entry, place),
@@ -183,14 +179,12 @@ impl<'a, R: Read> Unpack<'a, R> {
         openat(&place.folder.fd, place.name.as_c_str(), folders::OPEN, FileMode::empty())
     }
 
-    /// A folder in the place of something else; in that of this layer's own whiteout it hides the lower layers' folder.
+    /// A folder in the place of this layer's own file or whiteout, which had hidden the lower layers' folder already.
     fn replace_by_folder(&mut self, place: &Place<'_>, mode: FileMode) -> Result<OwnedFd> {
-        let stat = statat(&place.folder.fd, place.name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| self.failed("stat", place, e))?;
         self.clear(place)?;
         mkdirat(&place.folder.fd, place.name.as_c_str(), mode).map_err(|e| self.failed("mkdir", place, e))?;
         let fd = self.open(place).map_err(|e| self.failed("open folder", place, e))?;
-        if self.mode == Mode::Overlay && folders::is_whiteout(&stat) {
+        if self.mode == Mode::Overlay {
             folders::set_opaque(fd.as_fd()).map_err(|e| self.failed("mark opaque", place, e))?;
         }
         Ok(fd)
@@ -260,7 +254,7 @@ impl<'a, R: Read> Unpack<'a, R> {
             }
             Mode::Merged => {
                 self.folders.forget();
-                self.kept.purge(&folder)
+                self.folders.kept.purge(&folder)
             }
         }
     }
@@ -270,9 +264,10 @@ impl<'a, R: Read> Unpack<'a, R> {
         match self.mode {
             Mode::Merged => {
                 self.folders.forget();
-                self.kept.whiteout(&place.folder, &place.name)
+                self.folders.kept.whiteout(&place.folder, &place.name)
             }
             Mode::Overlay => {
+                self.folders.implied.whiteout();
                 let made = mknodat(
                     &place.folder.fd,
                     place.name.as_c_str(),
@@ -283,7 +278,7 @@ impl<'a, R: Read> Unpack<'a, R> {
                 match made {
                     Ok(()) => Ok(()),
                     Err(Errno::EXIST) => match self.open(place) {
-                        Ok(fd) => folders::set_opaque(fd.as_fd()).map_err(|e| self.failed("mark opaque", place, e)),
+                        Ok(fd) => self.anew(&fd).map_err(|e| self.failed("mark opaque", place, e)),
                         // A file of this layer hides the lower ones by being there.
                         Err(Errno::NOTDIR | Errno::LOOP) => Ok(()),
                         Err(e) => Err(self.failed("open folder", place, e)),
@@ -292,6 +287,12 @@ impl<'a, R: Read> Unpack<'a, R> {
                 }
             }
         }
+    }
+
+    /// A folder of this layer hides the one below, which says nothing about it any more.
+    fn anew(&mut self, fd: &OwnedFd) -> rustix::io::Result<()> {
+        self.folders.implied.said(rustix::fs::fstat(fd)?.st_ino);
+        folders::set_opaque(fd.as_fd())
     }
 
     fn finish(&self) -> Result<()> {
