@@ -7,21 +7,16 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::thread;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use rustix::fs::CWD;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
     fsmount, fsopen, open_tree,
 };
 
+use super::private::{self, SCRATCH};
 use super::{Mount, mount_all};
 use crate::error::{Error, Result};
-
-/// Where the fallback's mount goes, in a namespace nobody else sees: a folder every host has and no snapshot is in.
-const SCRATCH: &str = "/sys";
 
 /// A detached, read-only mount of a snapshot, to be read through openat2(2) with `RESOLVE_IN_ROOT`.
 ///
@@ -48,6 +43,8 @@ fn is_bind(m: &Mount) -> bool {
 /// The same mount for reading: an overlay without an upper folder, a bind of the one folder where only one is left.
 fn read_only(m: &Mount) -> Mount {
     let mut out = m.clone();
+    // Whose the files seem to be is nothing to their reader.
+    out.options.retain(|o| !o.starts_with("uidmap=") && !o.starts_with("gidmap="));
     if m.kind == "overlay" {
         let lower = layers(m);
         if let [one] = lower.as_slice() {
@@ -114,21 +111,11 @@ fn unescape(path: &str) -> String {
     out
 }
 
-/// Makes the mounts in a namespace of a thread's own and takes a detached copy; the namespace goes with the thread.
+/// Makes the mounts in a namespace of a thread's own and takes a detached copy.
 fn in_private_namespace(mounts: &[Mount]) -> Result<OwnedFd> {
-    let make = || {
-        let failed = |op: &'static str| move |e: nix::Error| Error::io(op, "/", e);
-        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).map_err(failed("unshare the mounts of"))?;
-        let slave = MsFlags::MS_SLAVE | MsFlags::MS_REC;
-        mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).map_err(failed("make slave"))?;
+    private::run(|| {
         mount_all(mounts, Path::new(SCRATCH))?;
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        open_tree(CWD, SCRATCH, flags).map_err(|e| Error::io("open_tree", SCRATCH, e))
-    };
-    thread::scope(|scope| {
-        let worker = thread::Builder::new().name("detached-mount".into()).spawn_scoped(scope, make);
-        let worker = worker.map_err(|e| Error::io("start a thread to mount", SCRATCH, e))?;
-        worker.join().unwrap_or_else(|_| Err(Error::invalid("detached mount", "its thread panicked")))
+        private::take(Path::new(SCRATCH))
     })
 }
 

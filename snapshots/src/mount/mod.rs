@@ -2,15 +2,18 @@
 //!
 //! The shim links only this module: it keeps no state, takes no lock and pulls in no dependency beyond the system
 //! call crates. Both a single-threaded caller (the shim) and a multi-threaded one (the daemon) may use it: nothing
-//! here forks, and nothing changes the caller's own working directory or namespaces.
+//! changes the caller's own working directory or namespaces, and nothing forks but the making of an id map.
 //!
 //! Deliberately absent: loop devices and `mkfs` (a block-backed snapshotter hands over what the kernel can mount), and
 //! anything that creates a mount point.
 
 mod detached;
+mod idmap;
 mod options;
 mod overlay;
+mod private;
 mod read;
+mod sys;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -138,6 +141,8 @@ fn mount_one(m: &Mount, target: &Path) -> Result<()> {
         bind(m, target, &options)?;
     } else if m.kind == "overlay" {
         overlay::mount_overlay(&m.source, target, &options)?;
+    } else if options.ids.is_some() {
+        return Err(Error::invalid(format!("id maps of a {} mount", m.kind), "only binds and overlays are mapped"));
     } else {
         let data = options.data();
         mount(Some(m.source.as_str()), target, Some(m.kind.as_str()), options.flags, Some(data.as_str()))
@@ -158,8 +163,11 @@ fn bind(m: &Mount, target: &Path, options: &Options<'_>) -> Result<()> {
     if !options.data.is_empty() {
         return Err(Error::invalid(format!("bind of {}", m.source), format!("unknown options {}", options.data())));
     }
-    mount(Some(m.source.as_str()), target, None::<&str>, MsFlags::MS_BIND | recursive, None::<&str>)
-        .map_err(|e| Error::io("bind", &m.source, e))?;
+    match &options.ids {
+        Some(ids) => idmap::bind(Path::new(&m.source), target, ids, !recursive.is_empty())?,
+        None => mount(Some(m.source.as_str()), target, None::<&str>, MsFlags::MS_BIND | recursive, None::<&str>)
+            .map_err(|e| Error::io("bind", &m.source, e))?,
+    }
     let flags = options.flags - MsFlags::MS_BIND - MsFlags::MS_REC;
     if flags.is_empty() {
         return Ok(());

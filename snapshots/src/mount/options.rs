@@ -2,10 +2,11 @@
 //! propagation, and the filesystem's own data.
 //!
 //! Deliberately absent: `remount` (nothing here changes a mount after the fact) and options for user space (`loop`,
-//! `X-...`, id maps): they are refused, because a filesystem would answer them with EINVAL and no word of why.
+//! `X-...`): they are refused, because a filesystem would answer them with EINVAL and no word of why.
 
 use nix::mount::MsFlags;
 
+use super::idmap::IdMap;
 use crate::error::{Error, Result};
 
 /// A mount's options, sorted.
@@ -17,6 +18,8 @@ pub(super) struct Options<'a> {
     pub propagation: Vec<MsFlags>,
     /// Options of the filesystem itself.
     pub data: Vec<&'a str>,
+    /// Whose the files shall seem to be.
+    pub ids: Option<IdMap>,
 }
 
 impl<'a> Options<'a> {
@@ -25,8 +28,14 @@ impl<'a> Options<'a> {
     /// # Errors
     /// `Invalid` for an option that is for user space, or that no mount(2) call could honour.
     pub fn parse(options: &'a [String]) -> Result<Self> {
-        let mut out = Options { flags: MsFlags::empty(), propagation: Vec::new(), data: Vec::new() };
-        for option in options {
+        let mut out = Options { flags: MsFlags::empty(), propagation: Vec::new(), data: Vec::new(), ids: None };
+        let maps = ["uidmap=", "gidmap="].map(|key| options.iter().find_map(|o| o.strip_prefix(key)));
+        out.ids = match maps {
+            [None, None] => None,
+            [Some(uids), Some(gids)] => Some(IdMap::parse(uids, gids)?),
+            _ => return Err(Error::invalid("mount options", "uidmap and gidmap go together")),
+        };
+        for option in options.iter().filter(|o| !o.starts_with("uidmap=") && !o.starts_with("gidmap=")) {
             // A comma can be escaped (overlayfs does so in paths); such an element is data and is kept whole.
             if option.contains('\\') {
                 out.data.push(option);
@@ -66,12 +75,10 @@ enum Flag {
     Nothing,
 }
 
-/// Options only a program could honour: mount(8)'s own, containerd's id maps, and remounts.
+/// Options only a program could honour: mount(8)'s own, and remounts.
 fn unsupported(word: &str) -> bool {
     let name = word.split('=').next().unwrap_or(word);
-    matches!(name, "remount" | "loop" | "uidmap" | "gidmap" | "offset" | "sizelimit")
-        || name.starts_with("X-")
-        || name.starts_with("x-")
+    matches!(name, "remount" | "loop" | "offset" | "sizelimit") || name.starts_with("X-") || name.starts_with("x-")
 }
 
 fn flag(word: &str) -> Option<Flag> {
@@ -141,11 +148,20 @@ mod tests {
 
     #[test]
     fn what_is_for_user_space_is_refused_by_name() {
-        for word in ["remount", "loop", "uidmap=0:1:2", "X-containerd.mkfs", "x-systemd.automount"] {
+        for word in ["remount", "loop", "X-containerd.mkfs", "x-systemd.automount"] {
             let words = own(&[word]);
             let error = Options::parse(&words).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn id_maps_go_together_and_keep_their_commas() {
+        let words = own(&["uidmap=0:1000:10,10:5000:5", "gidmap=0:2000:10", "ro"]);
+        let got = Options::parse(&words).unwrap();
+        assert_eq!(got.ids, Some(IdMap::parse("0:1000:10,10:5000:5", "0:2000:10").unwrap()));
+        assert_eq!(got.data(), "");
+        assert!(Options::parse(&own(&["uidmap=0:1000:10"])).is_err());
     }
 
     #[test]

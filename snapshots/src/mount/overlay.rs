@@ -12,11 +12,15 @@ use std::thread;
 use nix::mount::mount;
 use nix::sched::{CloneFlags, unshare};
 
+use super::idmap;
 use super::options::Options;
 use crate::error::{Error, Result};
 
 /// Mounts an overlay on `target`, which has to be absolute.
 pub(super) fn mount_overlay(source: &str, target: &Path, options: &Options<'_>) -> Result<()> {
+    if let Some(ids) = &options.ids {
+        return idmap::overlay(source, target, options, ids);
+    }
     let data = options.data();
     if data.len() < DATA_MAX_BYTES {
         return mount(Some(source), target, Some("overlay"), options.flags, Some(data.as_str()))

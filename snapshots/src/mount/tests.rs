@@ -197,3 +197,100 @@ fn more_layers_than_any_kernel_takes_is_an_error_that_says_so() {
     let error = mount_all(&[overlay_of(options)], Path::new("/nonexistent")).unwrap_err().to_string();
     assert!(error.contains("bytes"), "{error}");
 }
+
+/// Owner and group as seen, and whether the test can go on: an old kernel cannot map.
+fn mapped(mounts: &[Mount], target: &Path) -> bool {
+    match mount_all(mounts, target) {
+        Ok(()) => true,
+        Err(Error::Io { op: "map the owners of", source, .. }) => {
+            println!("SKIP mapped owners: this kernel or filesystem cannot map: {source}");
+            false
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
+fn owner(path: impl AsRef<Path>) -> (u32, u32) {
+    use std::os::unix::fs::MetadataExt;
+    let stat = fs::symlink_metadata(path).unwrap();
+    (stat.uid(), stat.gid())
+}
+
+const MAPS: [&str; 2] = ["uidmap=0:100000:65536", "gidmap=0:200000:65536"];
+
+#[test]
+fn layers_seem_to_belong_to_the_pods_users() {
+    let Some(s) = Scratch::new("layers_seem_to_belong_to_the_pods_users") else { return };
+    let (upper, work, target) = (s.dir("upper"), s.dir("work"), s.dir("target"));
+    let lower = many_layers(&s);
+    let first = lower["lowerdir=".len()..].split(':').next().unwrap().to_owned();
+    std::os::unix::fs::chown(Path::new(&first).join("file0"), Some(1000), Some(1000)).unwrap();
+    let options = vec![format!("upperdir={}", upper.display()), format!("workdir={}", work.display()), lower];
+    let mounts = [overlay_of([MAPS.map(String::from).to_vec(), vec!["index=off".into()], options].concat())];
+    for _ in 0..2 {
+        if !mapped(&mounts, &target) {
+            return;
+        }
+        assert_eq!(owner(target.join("file0")), (101_000, 201_000));
+        assert_eq!(owner(target.join("file199")), (100_000, 200_000));
+        assert_eq!(owner(&target), (100_000, 200_000), "the container's root folder is its root user's");
+        assert_eq!(fs::read_to_string(target.join("top")).unwrap(), "0");
+        // Copied up, a file belongs to the pod's user on the disk too.
+        std::os::unix::fs::chown(target.join("top"), Some(100_007), Some(200_007)).unwrap();
+        assert_eq!(owner(upper.join("top")), (100_007, 200_007));
+        unmount_all(&target).unwrap();
+    }
+    let root = open_detached(&mounts).unwrap();
+    assert_eq!(read_in_root(root.as_fd(), "file199", 10).unwrap().unwrap(), b"199");
+}
+
+#[test]
+fn a_mapped_bind_can_be_read_only() {
+    let Some(s) = Scratch::new("a_mapped_bind_can_be_read_only") else { return };
+    let (source, target) = (s.dir("source"), s.dir("target"));
+    fs::write(source.join("file"), "x").unwrap();
+    if !mapped(&[bind_of(&source, &["rbind", "ro", MAPS[0], MAPS[1]])], &target) {
+        return;
+    }
+    assert_eq!(owner(target.join("file")), (100_000, 200_000));
+    assert_eq!(fs::write(target.join("new"), "").unwrap_err().raw_os_error(), Some(libc::EROFS));
+    unmount_all(&target).unwrap();
+    let proc =
+        Mount { kind: "proc".into(), source: "proc".into(), target: None, options: MAPS.map(String::from).into() };
+    assert!(matches!(mount_all(&[proc], &target), Err(Error::Invalid { .. })));
+}
+
+#[test]
+fn id_maps_leave_no_process_behind() {
+    let Some(s) = Scratch::new("id_maps_leave_no_process_behind") else { return };
+    let (source, target) = (s.dir("source"), s.dir("target"));
+    std::thread::scope(|scope| {
+        for i in 0..4 {
+            let target = target.join(i.to_string());
+            fs::create_dir(&target).unwrap();
+            let mount = bind_of(&source, &["bind", MAPS[0], MAPS[1]]);
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    if mapped(std::slice::from_ref(&mount), &target) {
+                        unmount_all(&target).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    // Other tests of this process map owners too; theirs come and go.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !children().is_empty() {
+        assert!(std::time::Instant::now() < deadline, "left: {:?}", children());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// The processes whose parent this one is.
+fn children() -> Vec<String> {
+    let own = std::process::id().to_string();
+    let stat = |entry: std::io::Result<fs::DirEntry>| fs::read_to_string(entry.unwrap().path().join("stat")).ok();
+    let all = fs::read_dir("/proc").unwrap().filter_map(stat);
+    // After the name in parentheses: state, parent.
+    all.filter(|line| line.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)) == Some(&own)).collect()
+}
