@@ -44,15 +44,16 @@ pub struct Params {
 }
 
 impl Params {
-    /// Reads stdin's bytes. `ttrpc_env` is `TTRPC_ADDRESS`, which protobuf parameters override.
+    /// Reads stdin's bytes. `ttrpc_env` is `TTRPC_ADDRESS`, which only an old daemon says the events' address with: the
+    /// environment of a new one may hold somebody else's.
     pub fn parse(stdin: &[u8], args: &Args, ttrpc_env: Option<String>) -> Result<Self> {
         match BootstrapParams::parse_from_bytes(stdin) {
-            Ok(p) if p.instance_id == args.id && p.namespace == args.namespace => Self::modern(&p, args, ttrpc_env),
+            Ok(p) if p.instance_id == args.id && p.namespace == args.namespace => Self::modern(&p, args),
             _ => Self::legacy(stdin, args, ttrpc_env),
         }
     }
 
-    fn modern(params: &BootstrapParams, args: &Args, ttrpc_env: Option<String>) -> Result<Self> {
+    fn modern(params: &BootstrapParams, args: &Args) -> Result<Self> {
         let mut options = None;
         for extension in &params.extensions {
             // Extensions are open-ended: those of other types are for other shims.
@@ -64,7 +65,7 @@ impl Params {
         Ok(Self {
             dialect: Dialect::Protobuf,
             grpc_address: or(&params.containerd_grpc_address, args.address.clone()),
-            events_address: or(&params.containerd_ttrpc_address, ttrpc_env.unwrap_or_default()),
+            events_address: params.containerd_ttrpc_address.clone(),
             socket_dir: or(params.socket_dir(), SOCKET_DIR.into()),
             options: options.unwrap_or_default(),
         })
@@ -144,6 +145,13 @@ mod tests {
         assert_eq!(got.options.shim_cgroup, "/cleat-shims/p1");
         let reply = BootstrapResult::parse_from_bytes(&reply(got.dialect, "unix:///s").unwrap()).unwrap();
         assert_eq!((reply.version, reply.address.as_str(), reply.protocol.as_str()), (3, "unix:///s", "ttrpc"));
+    }
+
+    #[test]
+    fn a_daemon_that_names_no_address_takes_no_events() {
+        let silent = BootstrapParams { containerd_ttrpc_address: String::new(), ..params() };
+        let got = Params::parse(&silent.write_to_bytes().unwrap(), &args(), Some("/env".into())).unwrap();
+        assert_eq!(got.events_address, "");
     }
 
     #[test]
