@@ -99,18 +99,18 @@ pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// Which side of the fork this is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The process the daemon waits for.
-    Parent,
-    /// The process that becomes the shim.
+    /// The process that was there before, and the pid of the new one.
+    Parent(i32),
+    /// The new process.
     Child,
 }
 
-/// Forks. To be called before any thread or runtime exists.
+/// Forks. The child of a process with a runtime must not touch it.
 pub fn split() -> Result<Side> {
-    // SAFETY: the process has a single thread at this point (no runtime is built before), so the child may allocate and
-    // run any code: no lock can be held by a thread that does not exist in it.
+    // SAFETY: the shim has a single thread, so the child may allocate and run any code: no lock can be held by a thread
+    // that does not exist in it.
     match unsafe { fork() } {
-        Ok(ForkResult::Parent { .. }) => Ok(Side::Parent),
+        Ok(ForkResult::Parent { child }) => Ok(Side::Parent(child.as_raw())),
         Ok(ForkResult::Child) => Ok(Side::Child),
         Err(e) => Err(Error::io("fork", e)),
     }

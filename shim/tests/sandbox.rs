@@ -5,14 +5,15 @@ mod common;
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Child, Command},
     time::Duration,
 };
 
 use cleat_proto::cri::v1::{
-    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    IdMapping, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    UserNamespace,
 };
 use common::{Place, Shim, Stdio3, able, any, code, context};
 use containerd_shim_protos::{
@@ -72,7 +73,7 @@ impl Pod {
         let mut request = CreateSandboxRequest::new();
         request.sandbox_id = "pod".into();
         request.bundle_path = self.bundle.display().to_string();
-        request.netns_path = self.netns.path();
+        request.netns_path = if user(config) { String::new() } else { self.netns.path() };
         request.options = MessageField::some(any("runtime.v1.PodSandboxConfig", config.encode_to_vec()));
         self.sandbox.create_sandbox(context(), &request).await.map(drop)
     }
@@ -119,6 +120,12 @@ impl Pod {
             config.as_object_mut().unwrap().remove("hostname");
         });
     }
+}
+
+/// Whether the pod has a user namespace.
+fn user(config: &PodSandboxConfig) -> bool {
+    let security = config.linux.as_ref().and_then(|l| l.security_context.as_ref());
+    security.and_then(|s| s.namespace_options.as_ref()).is_some_and(|o| o.userns_options.is_some())
 }
 
 fn inode(path: &Path) -> u64 {
@@ -269,4 +276,82 @@ async fn a_failed_create_leaves_the_shim_where_it_was() {
     pod.create(&config(NamespaceMode::Container)).await.unwrap();
     pod.shutdown().await;
     assert!(pod.shim.gone().await);
+}
+
+#[tokio::test]
+async fn a_user_namespace_owns_the_pod_s_other_namespaces() {
+    const NAME: &str = "a_user_namespace_owns_the_pod_s_other_namespaces";
+    if !able(NAME, "runc") {
+        return;
+    }
+    if !Command::new("unshare").args(["--user", "true"]).status().unwrap().success() {
+        println!("SKIP {NAME}: no user namespaces");
+        return;
+    }
+    for pid in [NamespaceMode::Container, NamespaceMode::Pod] {
+        let pod = Pod::new().await;
+        let mut config = config(pid);
+        let map = vec![IdMapping { host_id: 100_000, container_id: 0, length: 65536 }];
+        let options = config.linux.as_mut().unwrap().security_context.as_mut().unwrap().namespace_options.as_mut();
+        let mode = NamespaceMode::Pod as i32;
+        options.unwrap().userns_options = Some(UserNamespace { mode, uids: map.clone(), gids: map });
+        pod.create(&config).await.unwrap();
+        let shared = pid == NamespaceMode::Pod;
+        assert_eq!(pod.start().await.unwrap() > 0, shared);
+        for name in ["user", "ipc", "uts", "net"] {
+            assert_ne!(pod.ns(name), own(name), "{name}");
+            assert_eq!(inode(&proc_ns(pod.shim.pid, name)), own(name), "{name}");
+        }
+        // The mapped root has to get to the root filesystem.
+        for dir in [pod.place.dir.path().to_path_buf(), pod.place.path("s")] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).unwrap();
+        }
+        let out = pod.place.path("out");
+        fs::write(&out, "").unwrap();
+        let script = "cat /proc/self/uid_map; hostname; cat /proc/sys/net/ipv4/ip_forward; ls /sys/class/net; \
+                      cat /sys/class/net/lo/operstate; cat /proc/1/comm";
+        pod.bundle("c1", &["sh", "-c", script], shared);
+        let file = pod.place.path("c1/config.json");
+        let mut spec: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|n| n["type"] != "network");
+        for (kind, name) in [("network", "net"), ("user", "user")] {
+            namespaces.push(serde_json::json!({"type": kind, "path": pod.bundle.join("ns").join(name)}));
+        }
+        let map = serde_json::json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        (spec["linux"]["uidMappings"], spec["linux"]["gidMappings"]) = (map.clone(), map);
+        let sysfs = serde_json::json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]});
+        spec["mounts"].as_array_mut().unwrap().push(sysfs);
+        fs::write(&file, spec.to_string()).unwrap();
+        pod.shim.create(&pod.place, "c1", Stdio3::stdout(out.to_str().unwrap())).await.unwrap();
+        pod.shim.start("c1", "").await.unwrap();
+        let exit = pod.shim.wait("c1", "").await.unwrap().exit_status;
+        pod.shim.delete("c1", "").await.unwrap();
+        let text = fs::read_to_string(&out).unwrap();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let first = if shared { "pause" } else { "cat" };
+        assert_eq!(words[..3], ["0", "100000", "65536"], "{text}");
+        assert_eq!(words[3..], ["pod-host", "1", "lo", "unknown", first], "{exit}: {text}");
+        pod.shutdown().await;
+        assert!(pod.shim.gone().await);
+    }
+}
+
+#[tokio::test]
+async fn a_user_namespace_that_cannot_be_mapped_leaves_nothing() {
+    if !able("a_user_namespace_that_cannot_be_mapped_leaves_nothing", "runc") {
+        return;
+    }
+    let pod = Pod::new().await;
+    let mut config = config(NamespaceMode::Pod);
+    let map = vec![IdMapping { host_id: 1, container_id: 0, length: 10 }; 2];
+    let options = config.linux.as_mut().unwrap().security_context.as_mut().unwrap().namespace_options.as_mut();
+    let mode = NamespaceMode::Pod as i32;
+    options.unwrap().userns_options = Some(UserNamespace { mode, uids: map.clone(), gids: map });
+    let error = pod.create(&config).await.unwrap_err().to_string();
+    assert!(error.contains("uid_map"), "{error}");
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", pod.shim.pid)).unwrap();
+    assert_eq!(children, "");
+    assert!(!pod.bundle.join("ns").exists());
+    pod.shutdown().await;
 }

@@ -65,7 +65,7 @@ pub fn start(args: &Args) -> Result<Launch> {
     };
     let launched = bundle.save_address(&address).and_then(|()| sys::split());
     match launched {
-        Ok(Side::Parent) => finish(&reply),
+        Ok(Side::Parent(_)) => finish(&reply),
         Ok(Side::Child) => daemonise()?,
         Err(e) => {
             // Without a child the socket would answer nobody.

@@ -3,7 +3,7 @@
 //! The daemon has validated it; what could change the host instead of the pod is checked here once more, because this is
 //! where it would be done.
 
-use cleat_proto::cri::v1::{NamespaceMode, PodSandboxConfig};
+use cleat_proto::cri::v1::{IdMapping, NamespaceMode, PodSandboxConfig};
 use prost::Message as _;
 use protobuf::well_known_types::any::Any;
 
@@ -18,6 +18,26 @@ const IPC_SYSCTLS: [&str; 6] =
 /// Kept per uts namespace, which the network namespace brings along; the host name has a field of its own.
 const UTS_SYSCTLS: [&str; 1] = ["kernel.domainname"];
 
+/// One line of a user namespace's map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// The first id in the namespace.
+    pub inside: u32,
+    /// The first id on the host.
+    pub outside: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// The maps of a pod's user namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mappings {
+    /// User ids.
+    pub uids: Vec<IdRange>,
+    /// Group ids.
+    pub gids: Vec<IdRange>,
+}
+
 /// What of a pod's namespaces is its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
@@ -25,6 +45,8 @@ pub struct Config {
     pub hostname: String,
     /// A new ipc namespace.
     pub own_ipc: bool,
+    /// A user namespace.
+    pub user: Option<Mappings>,
     /// A new uts namespace: a pod on the node's network keeps the node's name.
     pub own_uts: bool,
     /// A pid namespace that the containers share.
@@ -56,13 +78,18 @@ impl Config {
             Ok(NamespaceMode::Node | NamespaceMode::Container) => Ok(false),
             _ => Err(Error::Invalid(format!("{what} namespace mode {mode} is none a sandbox can have"))),
         };
-        if options.userns_options.is_some_and(|u| u.mode == NamespaceMode::Pod as i32) {
-            return Err(Error::Unsupported("a pod with a user namespace needs a pause container".into()));
+        let user = options
+            .userns_options
+            .filter(|u| u.mode == NamespaceMode::Pod as i32)
+            .map(|user| Mappings { uids: ranges(&user.uids), gids: ranges(&user.gids) });
+        if user.as_ref().is_some_and(|user| user.uids.is_empty() || user.gids.is_empty()) {
+            return Err(Error::Invalid("a user namespace without a mapping of users and one of groups".into()));
         }
         let own_network = own("network", options.network)?;
         let mut config = Self {
             hostname: if own_network { pod.hostname.clone() } else { String::new() },
             own_ipc: own("ipc", options.ipc)?,
+            user,
             own_uts: own_network,
             shared_pid: own("pid", options.pid)?,
             sysctls: Vec::new(),
@@ -93,6 +120,11 @@ impl Config {
             () => refuse("it is not one of a namespace of the pod's own"),
         }
     }
+}
+
+fn ranges(mappings: &[IdMapping]) -> Vec<IdRange> {
+    let range = |m: &IdMapping| IdRange { inside: m.container_id, outside: m.host_id, count: m.length };
+    mappings.iter().map(range).collect()
 }
 
 /// A name with dots, and its path: the first separator says which of the two spellings it is (sysctl(8)).

@@ -16,8 +16,11 @@ use tokio::sync::watch;
 
 mod config;
 pub mod create;
+mod fresh;
 mod pins;
 pub mod stop;
+mod sys;
+mod user;
 
 use pins::Pins;
 

@@ -17,9 +17,14 @@ use std::{
     process::{Command, Stdio},
 };
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, setns};
+use rustix::process::{Pid, Signal, kill_process};
 
-use super::config::Config;
+use super::{
+    config::{Config, Mappings},
+    fresh::{Network, settle},
+    user,
+};
 use crate::{
     bundle::Bundle,
     error::{At as _, Error, Result},
@@ -32,8 +37,8 @@ const SELF: &str = "/proc/self/exe";
 /// The namespaces of one pod.
 #[derive(Debug)]
 pub struct Pins {
-    /// Held open, and named in the bundle.
-    _held: Vec<OwnedFd>,
+    /// Named in the bundle for as long as they are open.
+    held: Vec<OwnedFd>,
     dir: PathBuf,
 }
 
@@ -51,7 +56,7 @@ pub struct Pinned {
 pub struct Wanted<'a> {
     /// The pod's namespaces.
     pub config: &'a Config,
-    /// The pod's network namespace; empty for the node's.
+    /// The pod's network namespace; empty for the node's, and for one that is to be made in a user namespace.
     pub netns: &'a Path,
     /// Whether the pod needs a process of its own, whatever its configuration says.
     pub process: bool,
@@ -59,62 +64,82 @@ pub struct Wanted<'a> {
     pub bundle: &'a Bundle,
 }
 
+impl<'a> Wanted<'a> {
+    fn network(&self) -> Result<Network<'a>> {
+        let given = !self.netns.as_os_str().is_empty();
+        match (self.config.own_uts, given, &self.config.user) {
+            (false, _, _) => Ok(Network::Nodes),
+            (true, true, None) => Ok(Network::At(self.netns)),
+            (true, false, Some(_)) => Ok(Network::New),
+            // The pod's sysctls would be written into the node's.
+            (true, false, None) => Err(Error::Invalid("a pod with a network of its own needs its netns_path".into())),
+            (true, true, Some(_)) => Err(Error::Invalid(
+                "a pod with a user namespace gets its network namespace from the shim: netns_path must be empty".into(),
+            )),
+        }
+    }
+}
+
 impl Pins {
-    /// Makes the namespaces. Blocks the shim for about a third of a millisecond.
+    /// Makes the namespaces. Blocks the shim for about a third of a millisecond, with a user namespace for two.
     pub fn make(wanted: &Wanted<'_>, reaper: &Reaper) -> Result<Pinned> {
         let dir = wanted.bundle.join("ns");
         fs::create_dir_all(&dir).at("create", &dir)?;
-        let mut pins = Self { _held: Vec::new(), dir };
-        let home = Home::open()?;
-        let away = pins.settle(wanted, reaper);
-        let back = home.back();
-        let pause = match (away, back) {
-            (Ok(pause), Ok(())) => pause,
-            (Ok(pause), Err(e)) => {
-                end(pause.as_ref());
-                return Err(e);
-            }
-            (Err(e), _) => return Err(e),
+        let mut pins = Self { held: Vec::new(), dir };
+        let network = wanted.network()?;
+        let own_pid = wanted.config.shared_pid || wanted.process;
+        let pause = match &wanted.config.user {
+            Some(mappings) => pins.make_elsewhere(wanted.config, mappings, network, own_pid)?,
+            None => pins.make_here(wanted.config, network, own_pid)?,
         };
-        if let Some(pause) = &pause
-            && let Err(e) = pins.name_of("pid", &format!("/proc/{}/ns/pid", pause.process.pid()))
-        {
-            end(Some(pause));
-            return Err(e);
+        let pause = pause.map(|pid| reaper.watch(pid)).transpose()?;
+        if let Some(pause) = &pause {
+            pins.name("pid", &format!("/proc/{}/ns/pid", pause.process.pid())).inspect_err(|_| end(pause))?;
         }
         Ok(Pinned { pins, pause })
     }
 
-    fn settle(&mut self, wanted: &Wanted<'_>, reaper: &Reaper) -> Result<Option<Child>> {
-        let config = wanted.config;
-        let mut flags = CloneFlags::empty();
-        flags.set(CloneFlags::CLONE_NEWIPC, config.own_ipc);
-        flags.set(CloneFlags::CLONE_NEWUTS, config.own_uts);
-        let own_pid = config.shared_pid || wanted.process;
-        flags.set(CloneFlags::CLONE_NEWPID, own_pid);
-        unshare(flags).map_err(|e| Error::io(format!("unshare {flags:?}"), e))?;
-        if config.own_uts && !config.hostname.is_empty() {
-            let what = || format!("set the host name {:?}", config.hostname);
-            nix::unistd::sethostname(&config.hostname).map_err(|e| Error::io(what(), e))?;
-        }
-        if !wanted.netns.as_os_str().is_empty() {
-            enter(wanted.netns, CloneFlags::CLONE_NEWNET)?;
-        }
-        for (name, value) in &config.sysctls {
-            let file = Path::new("/proc/sys").join(name);
-            fs::write(&file, value).at("write", &file)?;
-        }
-        for (own, name) in [(config.own_ipc, "ipc"), (config.own_uts, "uts")] {
-            if own {
-                let fd = OwnedFd::from(open(&format!("/proc/self/ns/{name}"))?);
-                self.name_of(name, &format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()))?;
-                self._held.push(fd);
+    /// Goes to the namespaces and comes back.
+    fn make_here(&mut self, config: &Config, network: Network<'_>, pid: bool) -> Result<Option<i32>> {
+        let home = Home::open()?;
+        let away = settle(config, network, pid).and_then(|()| {
+            for (name, _) in [("ipc", config.own_ipc), ("uts", config.own_uts)].into_iter().filter(|(_, own)| *own) {
+                self.hold(name, open(&format!("/proc/self/ns/{name}"))?.into())?;
             }
+            pid.then(spawn_pause).transpose()
+        });
+        let back = home.back();
+        if let (Ok(Some(pause)), Err(_)) = (&away, &back) {
+            kill(*pause);
         }
-        own_pid.then(|| pause(reaper)).transpose()
+        back.and(away)
     }
 
-    fn name_of(&self, name: &str, target: &str) -> Result<()> {
+    /// Has the namespaces made in a user namespace.
+    fn make_elsewhere(
+        &mut self,
+        config: &Config,
+        mappings: &Mappings,
+        network: Network<'_>,
+        pid: bool,
+    ) -> Result<Option<i32>> {
+        let made = user::make(config, mappings, network, pid)?;
+        for (name, namespace) in made.namespaces {
+            if let Err(e) = self.hold(name, namespace) {
+                made.pause.into_iter().for_each(kill);
+                return Err(e);
+            }
+        }
+        Ok(made.pause)
+    }
+
+    fn hold(&mut self, name: &str, namespace: OwnedFd) -> Result<()> {
+        self.name(name, &format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd()))?;
+        self.held.push(namespace);
+        Ok(())
+    }
+
+    fn name(&self, name: &str, target: &str) -> Result<()> {
         let link = self.dir.join(name);
         match fs::remove_file(&link) {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(e).at("remove", &link),
@@ -130,14 +155,19 @@ impl Drop for Pins {
 }
 
 /// Ends a pause process that nobody is going to use.
-fn end(pause: Option<&Child>) {
-    if let Some(pause) = pause {
-        let _ = pause.process.signal(libc::SIGKILL);
+fn end(pause: &Child) {
+    let _ = pause.process.signal(libc::SIGKILL);
+}
+
+/// The same before it is watched: a child that was not collected keeps its pid.
+fn kill(pause: i32) {
+    if let Some(pid) = Pid::from_raw(pause) {
+        let _ = kill_process(pid, Signal::KILL);
     }
 }
 
-/// Starts the pause process in the namespaces the shim is in at this moment.
-fn pause(reaper: &Reaper) -> Result<Child> {
+/// Starts the pause process in the namespaces this process is in at this moment.
+pub(super) fn spawn_pause() -> Result<i32> {
     let child = Command::new(SELF)
         .arg("pause")
         .env_clear()
@@ -147,7 +177,7 @@ fn pause(reaper: &Reaper) -> Result<Child> {
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| Error::io("start the pause process", e))?;
-    reaper.watch(child.id().cast_signed())
+    Ok(child.id().cast_signed())
 }
 
 /// The shim's own namespaces, to come back to.
@@ -174,11 +204,6 @@ impl Home {
         }
         Ok(())
     }
-}
-
-fn enter(path: &Path, kind: CloneFlags) -> Result<()> {
-    let file = open(&path.display().to_string())?;
-    setns(file, kind).map_err(|e| Error::io(format!("enter {}", path.display()), e))
 }
 
 fn open(path: &str) -> Result<fs::File> {
