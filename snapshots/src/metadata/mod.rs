@@ -2,8 +2,8 @@
 //!
 //! One connection behind a mutex; no statement runs while files are touched. WAL with `synchronous=NORMAL`: a killed
 //! process loses nothing, a power cut may lose the newest prepares and removes (repaired when the store is opened; a
-//! reboot ends containers anyway). The one record that must not be lost, a committed layer, is written with
-//! `synchronous=FULL`. Checkpoints, which sync, are left to the sweeper's own connection: never on a pod's way.
+//! reboot ends containers anyway). The one record that must not be lost, a committed layer, is followed by a sync of
+//! the WAL. Checkpoints, which sync too, are left to the sweeper's own connection: never on a pod's way.
 //!
 //! A snapshot's row is written before its folder is made (`preparing`), marked when the folder is whole (`ready`), and
 //! deleted before the folder is: whatever a crash leaves can be told apart.
@@ -206,23 +206,33 @@ impl Metadata {
     }
 
     /// Records a layer; when this returns, the record survives a power cut.
+    ///
+    /// The WAL is synced by hand, after the statement and outside the lock: `PRAGMA synchronous=FULL` does the same while
+    /// every pod's prepare and remove waits.
     pub fn commit(&self, commit: &Commit<'_>) -> Result<()> {
         check_key(commit.name)?;
-        let db = self.db();
-        db.execute_batch("PRAGMA synchronous=FULL").map_err(self.failed("commit"))?;
-        let updated = db
+        let updated = self
+            .db()
             .prepare_cached(
                 "UPDATE snapshot SET key = ?1, kind = 'committed', parent = ?2, opaque = ?3, updated = ?4
                  WHERE id = ?5 AND kind = 'active' AND state = 'ready'",
             )
             .and_then(|mut s| s.execute(params![commit.name, commit.parent, commit.opaque, nanos_now(), commit.id]));
-        db.execute_batch("PRAGMA synchronous=NORMAL").map_err(self.failed("commit"))?;
         match updated {
-            Ok(1) => Ok(()),
+            Ok(1) => self.sync(),
             // Removed, or committed by somebody else, while its files were being synced.
             Ok(_) => Err(Error::NotFound { key: commit.key.to_owned() }),
             Err(e) => Err(self.taken(commit.name, e)),
         }
+    }
+
+    /// Makes all that was recorded so far durable. What a checkpoint moved out of the WAL meanwhile it synced itself.
+    fn sync(&self) -> Result<()> {
+        let mut path = self.path.clone().into_os_string();
+        path.push("-wal");
+        let failed = |op| move |e| Error::io(op, &self.path, e);
+        let wal = std::fs::File::open(&path).map_err(failed("open the WAL of"))?;
+        wal.sync_data().map_err(failed("sync the WAL of"))
     }
 
     /// Forgets a snapshot that nothing stands on; returns its row.

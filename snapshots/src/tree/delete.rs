@@ -124,7 +124,11 @@ mod tests {
         }
         drop(fd);
         let top = File::open(dir.path()).unwrap();
-        delete(top.as_fd(), c"victim", &never()).unwrap();
+        // A stack that would not hold a frame per level.
+        std::thread::scope(|scope| {
+            let small = std::thread::Builder::new().stack_size(128 << 10);
+            small.spawn_scoped(scope, || delete(top.as_fd(), c"victim", &never()).unwrap()).unwrap();
+        });
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
