@@ -196,6 +196,15 @@ fn honest() -> impl Strategy<Value = Vec<Entry>> {
     prop::collection::vec(prop_oneof![4 => plain, 1 => link, 2 => gone], 1..8)
 }
 
+/// Unmounted when dropped, also by a panic.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        unmount_all(self.0).unwrap();
+    }
+}
+
 fn shown(s: &dyn Snapshotter, key: &str, layers: &[Layer], target: &Path) -> Option<Seen> {
     let mut parent: Option<String> = None;
     for (i, layer) in layers.iter().enumerate() {
@@ -213,9 +222,8 @@ fn shown(s: &dyn Snapshotter, key: &str, layers: &[Layer], target: &Path) -> Opt
     }
     let mounts = s.view(&format!("{key} view"), parent.as_deref()).unwrap();
     mount_all(&mounts, target).unwrap();
-    let seen = seen(target);
-    unmount_all(target).unwrap();
-    Some(seen)
+    let _mounted = Mounted(target);
+    Some(seen(target))
 }
 
 #[test]
