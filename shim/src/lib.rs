@@ -20,6 +20,7 @@ pub mod io;
 mod options;
 pub mod pause;
 mod reaper;
+mod report;
 mod runtime;
 mod sandbox;
 pub mod serve;

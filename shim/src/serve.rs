@@ -1,6 +1,6 @@
 //! The serving process: one thread, one runtime, until there is nothing left to serve.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use rustix::process::{Pid, set_child_subreaper};
 
@@ -10,9 +10,8 @@ use crate::{
     error::{At as _, Error, Result},
     events::Events,
     service,
-    shim::Shim,
+    shim::{Place, Shim},
     signals::Signals,
-    sys::{self, Side},
 };
 
 /// Events taken at once; tokio's 1024 would be memory nobody needs.
@@ -27,13 +26,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Serves until the shim is told to stop, then removes its socket.
 pub fn run(launch: Launch) -> Result<()> {
     let own = Own::plan(&launch.options.shim_cgroup)?;
+    let own = own.map(Arc::new);
     if let Some(own) = &own {
-        let pid = std::process::id();
-        if sys::split()? == Side::Child {
-            // Nobody is left to be told; the shim serves where it is.
-            let _ = own.join(pid);
-            std::process::exit(0);
-        }
+        own.join_behind(std::process::id(), &launch.report)?;
     }
     set_child_subreaper(Some(Pid::INIT)).map_err(|e| Error::io("become a subreaper", e))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -42,7 +37,8 @@ pub fn run(launch: Launch) -> Result<()> {
         .build()
         .at("start", "the runtime")?;
     let socket = launch.socket.clone();
-    let result = runtime.block_on(serve(launch));
+    let report = launch.report.clone();
+    let result = runtime.block_on(serve(launch, own.clone())).inspect_err(|e| report.problem("serving ended", e));
     let _ = fs::remove_file(&socket);
     if let Some(own) = own {
         own.leave();
@@ -64,11 +60,12 @@ async fn abandoned(idle: impl Fn() -> bool) {
     }
 }
 
-async fn serve(launch: Launch) -> Result<()> {
+async fn serve(launch: Launch, own: Option<Arc<Own>>) -> Result<()> {
     let signals = Signals::catch()?;
     let events = Events::new(&launch.events_address, &launch.namespace);
     let dir = launch.socket.parent().unwrap_or(Path::new("/")).to_path_buf();
-    let shim = Shim::new(launch.namespace, dir, launch.options, events);
+    let shim =
+        Shim::new(Place { namespace: launch.namespace, dir, own, report: launch.report }, launch.options, events);
     let server = service::server::Server::new(service::router(&shim));
     let replies = server.replies();
     let connections = server.connections();
@@ -93,6 +90,8 @@ async fn serve(launch: Launch) -> Result<()> {
             }
         }
     }
+    // Whoever starts this pod again must not be sent to a shim that ends.
+    let _ = fs::remove_file(&launch.socket);
     accepting.abort();
     replies.flush(FAREWELL).await;
     shim.events.flush(FAREWELL).await;

@@ -9,12 +9,13 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    cgroup::oom::Watcher,
+    cgroup::{oom::Watcher, own::Own},
     container::Container,
     error::{Error, Result},
     events::Events,
     options::Options,
     reaper::Reaper,
+    report::Report,
     sandbox::Sandbox,
 };
 
@@ -27,13 +28,24 @@ enum Slot {
     Ready(Arc<Container>),
 }
 
-/// A serving shim.
+/// Where a shim is.
 #[derive(Debug)]
-pub struct Shim {
+pub struct Place {
     /// The containerd namespace of everything in here.
     pub namespace: String,
     /// A short directory of the shim's, root's own: console sockets live there.
-    pub socket_dir: PathBuf,
+    pub dir: PathBuf,
+    /// Its own cgroup, if it has one.
+    pub own: Option<Arc<Own>>,
+    /// Where it reports what is no request's error.
+    pub report: Report,
+}
+
+/// A serving shim.
+#[derive(Debug)]
+pub struct Shim {
+    /// Where it is.
+    pub place: Place,
     /// The options the shim was started with, for containers that come without any.
     pub options: Options,
     /// The waiter for all children.
@@ -74,10 +86,9 @@ impl Drop for Reservation {
 
 impl Shim {
     /// A shim without containers.
-    pub fn new(namespace: String, socket_dir: PathBuf, options: Options, events: Events) -> Arc<Self> {
+    pub fn new(place: Place, options: Options, events: Events) -> Arc<Self> {
         Arc::new(Self {
-            namespace,
-            socket_dir,
+            place,
             options,
             reaper: Reaper::default(),
             events,

@@ -5,6 +5,7 @@ mod common;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -501,6 +502,32 @@ async fn a_missing_runtime_is_named() {
     assert_eq!(code(shim.state("c1", "").await), Code::NOT_FOUND);
     shim.shutdown().await;
     assert!(shim.gone().await);
+}
+
+/// ... and one that hangs is ended at its deadline, with what it has started.
+#[tokio::test]
+async fn a_hanging_runtime_is_ended() {
+    if !able("a_hanging_runtime_is_ended", "runc") {
+        return;
+    }
+    let script = std::env::temp_dir().join(format!("cleat-hang-{}", std::process::id()));
+    fs::write(&script, "#!/bin/sh\ncase \"$*\" in *pause*) sleep 7654321;; *) exec runc \"$@\";; esac\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut place = Place::new("runc");
+    place.runtime = script.to_str().unwrap().to_string().leak();
+    let shim = started(&place, &["sleep", "1000"]).await;
+    let mut request = PauseRequest::new();
+    request.id = "c1".into();
+    let error = shim.task.pause(context(), &request).await;
+    assert_eq!(code(error), Code::DEADLINE_EXCEEDED);
+    let hanging = || {
+        let pids = fs::read_dir("/proc").unwrap().flatten();
+        pids.filter(|p| fs::read(p.path().join("cmdline")).is_ok_and(|c| c == b"sleep\x007654321\x00")).count()
+    };
+    assert!(eventually(|| hanging() == 0));
+    assert_eq!(shim.state("c1", "").await.unwrap().status.unwrap(), Status::RUNNING);
+    finish(&shim).await;
+    fs::remove_file(&script).unwrap();
 }
 
 /// Kill with `all` reaches what left the init's process group, in a pid namespace that is not its own.

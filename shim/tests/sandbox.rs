@@ -61,7 +61,8 @@ struct Pod {
 
 impl Pod {
     async fn new() -> Self {
-        let place = Place::new("runc");
+        let mut place = Place::new("runc");
+        place.shim_cgroup = format!("{}/shim", place.cgroup);
         let bundle = place.path("pod");
         fs::create_dir(&bundle).unwrap();
         let shim = place.start(&bundle, "pod").await;
@@ -217,6 +218,8 @@ async fn containers_share_the_pid_namespace_of_pause() {
     assert_eq!(pause_ns("net"), inode(Path::new(&pod.netns.path())));
     assert_ne!(pause_ns("pid"), own("pid"));
     assert_eq!(output(&pod, "c1", "cat /proc/1/comm", true).await, "pause\n");
+    let cgroup = || fs::read_to_string(format!("/proc/{pause}/cgroup")).unwrap();
+    assert!(common::eventually(|| cgroup().contains(&pod.place.shim_cgroup)), "{}", cgroup());
 
     // What a container leaves behind in the shared namespace ends with it.
     pod.bundle("c2", &["sh", "-c", "sleep 1000 & exit 0"], true);

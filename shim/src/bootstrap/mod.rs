@@ -18,6 +18,7 @@ use crate::{
     bundle::Bundle,
     error::{At as _, Error, Result},
     options::Options,
+    report::Report,
     sys::{self, Side},
 };
 
@@ -37,6 +38,8 @@ pub struct Launch {
     pub namespace: String,
     /// The id of the sandbox or container the shim was started for.
     pub id: String,
+    /// Where the shim reports what is no request's error.
+    pub report: Report,
     /// The socket to serve on and to remove at the end.
     pub socket: PathBuf,
     /// The listener, bound.
@@ -76,6 +79,7 @@ pub fn start(args: &Args) -> Result<Launch> {
     Ok(Launch {
         namespace: args.namespace.clone(),
         id: args.id.clone(),
+        report: Report::to(bundle.path()),
         socket: path,
         listener,
         events_address: params.events_address,

@@ -13,7 +13,11 @@ use std::{
 };
 
 use super::{Mode, ROOT};
-use crate::error::{At as _, Error, Result};
+use crate::{
+    error::{At as _, Error, Result},
+    report::Report,
+    sys::{self, Side},
+};
 
 /// The v1 hierarchies a shim moves in: the two that limit it, and the one by which systemd finds a service's processes.
 const HIERARCHIES: [(&str, &str); 3] = [("memory", "memory"), ("pids", "pids"), ("name=systemd", "systemd")];
@@ -81,6 +85,17 @@ impl Own {
             first = first.and(joined);
         }
         first
+    }
+
+    /// [`Own::join`], by a child that nobody waits for. What fails is reported: the process goes on where it is.
+    pub fn join_behind(&self, pid: u32, report: &Report) -> Result<()> {
+        if sys::split()? == Side::Child {
+            if let Err(e) = self.join(pid) {
+                report.problem("no cgroup of its own for the shim", &e);
+            }
+            std::process::exit(0);
+        }
+        Ok(())
     }
 
     /// Moves this process back to where it came from and removes the cgroup. What fails stays for the daemon to remove.

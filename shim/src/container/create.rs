@@ -36,7 +36,7 @@ pub async fn create(shim: &Arc<Shim>, request: CreateTaskRequest) -> Result<u32>
     let bundle = Bundle::new(&request.bundle)?;
     let config = bundle.config()?;
     let options = options(shim, &request)?;
-    let runtime = Oci::new(options.clone(), &shim.namespace, shim.reaper.clone());
+    let runtime = Oci::new(options.clone(), &shim.place.namespace, shim.reaper.clone());
     bundle.save_options(&options, &runtime.binary().to_string_lossy())?;
     mount(&request, &bundle)?;
     // Until the container is known its init's exit belongs to nobody.
@@ -137,7 +137,7 @@ async fn make(
 
 /// Opens a process's streams.
 pub(super) async fn open(shim: &Shim, id: &str, stdio: &Stdio, options: &Options) -> Result<(Io, ChildEnds)> {
-    let owner = Owner { uid: options.io_uid, gid: options.io_gid, namespace: &shim.namespace, id };
+    let owner = Owner { uid: options.io_uid, gid: options.io_gid, namespace: &shim.place.namespace, id };
     let (io, ends) = Io::open_for(stdio, &owner)?;
     io.ready().await?;
     Ok((io, ends))
@@ -145,7 +145,7 @@ pub(super) async fn open(shim: &Shim, id: &str, stdio: &Stdio, options: &Options
 
 /// A socket for the terminal, if there is to be one.
 pub(super) fn console(shim: &Shim, terminal: bool) -> Result<Option<console::Socket>> {
-    Ok(terminal.then(|| console::Socket::bind(&shim.socket_dir)).transpose()?)
+    Ok(terminal.then(|| console::Socket::bind(&shim.place.dir)).transpose()?)
 }
 
 /// The process's ends as a runtime takes them.

@@ -36,7 +36,7 @@ const ROOT: &str = "/run/containerd/runc";
 const START_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Everything else a runtime does is a few writes into cgroups.
-const VERB_DEADLINE: Duration = Duration::from_secs(20);
+const VERB_DEADLINE: Duration = Duration::from_secs(10);
 
 /// An OCI runtime together with its state directory.
 #[derive(Debug)]

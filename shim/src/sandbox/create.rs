@@ -40,6 +40,10 @@ pub fn create(shim: &Arc<Shim>, request: &CreateSandboxRequest) -> Result<()> {
     let held = Held { _pins: pinned.pins, pause, created_at: SystemTime::now() };
     sandbox.step("create", |state| state.create(held))?;
     if let Some(child) = pinned.pause {
+        if let Some(own) = &shim.place.own {
+            // The shim may have been moved there only after it made this child, or not yet.
+            own.join_behind(child.process.pid().cast_unsigned(), &shim.place.report)?;
+        }
         let shim = shim.clone();
         tokio::spawn(async move {
             if let Ok(exit) = child.exit.await {

@@ -30,8 +30,13 @@ use ttrpc::{
     },
 };
 
+use crate::sys;
+
 /// Methods that change nothing and may last forever.
 const WAITS: [&str; 2] = ["Wait", "WaitSandbox"];
+
+/// Methods after which the process idles with memory it has just used: it goes back to the kernel.
+const TRIMS: [&str; 4] = ["Create", "Start", "Delete", "StartSandbox"];
 
 /// Replies that may queue up for a caller that does not read.
 const REPLIES_MAX: usize = 64;
@@ -162,7 +167,11 @@ fn allowed(stream: &UnixStream) -> bool {
 }
 
 /// An answer on its way to the writer.
-type Outgoing = (GenMessage, Pending);
+struct Outgoing {
+    message: GenMessage,
+    trim: bool,
+    _pending: Pending,
+}
 
 async fn connection(stream: UnixStream, router: Arc<Router>, counter: Replies) {
     let (mut reader, writer) = stream.into_split();
@@ -177,15 +186,17 @@ async fn connection(stream: UnixStream, router: Arc<Router>, counter: Replies) {
                     (router.clone(), replies.clone(), hangup.clone(), counter.pending());
                 tokio::spawn(async move {
                     let header = message.header;
-                    let response = answer(message, router, hangup).await;
-                    let _ = replies.send((frame(header.stream_id, response), pending)).await;
+                    let (response, trim) = answer(message, router, hangup).await;
+                    let message = frame(header.stream_id, response);
+                    let _ = replies.send(Outgoing { message, trim, _pending: pending }).await;
                 });
             }
             // The data and close frames of streams, of which there are none.
             Ok(_) => {}
             Err(GenMessageError::ReturnError(header, e)) => {
                 let response = failed(get_status(Code::INVALID_ARGUMENT, e));
-                let _ = replies.send((frame(header.stream_id, response), counter.pending())).await;
+                let message = frame(header.stream_id, response);
+                let _ = replies.send(Outgoing { message, trim: false, _pending: counter.pending() }).await;
             }
             Err(GenMessageError::InternalError(_)) => return,
         }
@@ -193,24 +204,31 @@ async fn connection(stream: UnixStream, router: Arc<Router>, counter: Replies) {
 }
 
 async fn write_replies(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Outgoing>) {
-    while let Some((message, _pending)) = queue.recv().await {
+    while let Some(Outgoing { message, trim, _pending }) = queue.recv().await {
         let mut bytes: Vec<u8> = message.header.into();
         bytes.extend_from_slice(&message.payload);
         if writer.write_all(&bytes).await.is_err() {
             return;
         }
+        if trim {
+            drop((message, bytes));
+            // The request's own task ends before this one goes on.
+            tokio::task::yield_now().await;
+            sys::trim_heap();
+        }
     }
 }
 
-async fn answer(message: GenMessage, router: Arc<Router>, mut hangup: watch::Receiver<()>) -> Response {
+async fn answer(message: GenMessage, router: Arc<Router>, mut hangup: watch::Receiver<()>) -> (Response, bool) {
     let header = message.header;
     let request = match Request::decode(&message.payload) {
         Ok(request) if header.stream_id % 2 == 1 => request,
-        Ok(_) => return failed(get_status(Code::INVALID_ARGUMENT, "even stream id")),
-        Err(e) => return failed(get_status(Code::INVALID_ARGUMENT, e)),
+        Ok(_) => return (failed(get_status(Code::INVALID_ARGUMENT, "even stream id")), false),
+        Err(e) => return (failed(get_status(Code::INVALID_ARGUMENT, e)), false),
     };
     let deadline = u64::try_from(request.timeout_nano).ok().filter(|n| *n > 0).map(Duration::from_nanos);
     let waits = WAITS.contains(&request.method.as_str());
+    let trim = TRIMS.contains(&request.method.as_str());
     // On a task of its own: a caller's deadline answers the caller and does not stop half-way what it began.
     let mut task = tokio::spawn(async move { router.call(header, request).await });
     let response = async {
@@ -228,7 +246,7 @@ async fn answer(message: GenMessage, router: Arc<Router>, mut hangup: watch::Rec
     if waits {
         task.abort();
     }
-    response
+    (response, trim)
 }
 
 fn failed(status: Status) -> Response {

@@ -26,7 +26,6 @@ use crate::{
     },
     error::{Error, Result},
     shim::Shim,
-    sys,
 };
 
 type Reply<T> = ttrpc::Result<T>;
@@ -49,9 +48,7 @@ impl Task for TaskService {
 
     async fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> Reply<CreateTaskResponse> {
         let mut response = CreateTaskResponse::new();
-        let created = create::create(&self.0, request).await;
-        sys::trim_heap();
-        response.pid = created?;
+        response.pid = create::create(&self.0, request).await?;
         Ok(response)
     }
 
@@ -65,7 +62,6 @@ impl Task for TaskService {
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Reply<DeleteResponse> {
         let container = self.0.container(&request.id)?;
         let deleted = delete::delete(&self.0, &container, &request.exec_id).await?;
-        sys::trim_heap();
         let mut response = DeleteResponse::new();
         response.pid = deleted.pid;
         if let Some(exit) = deleted.exit {
