@@ -54,6 +54,8 @@ impl Daemon {
         make_dir(&config.state.join("s"), 0o700)?;
         make_dir(&config.state.join("netns"), 0o711)?;
         let lock = lock(&config.state)?;
+        // Fifos of commands that the last daemon was executing: their readers died with it.
+        crate::sandbox::remove_dir(&config.state.join("exec"))?;
         let snapshotter = snapshotter(&config)?;
         let images = Embedded::open(&config, snapshotter.clone())?;
         Ok(Arc::new(Self {

@@ -1,7 +1,7 @@
 //! Finding the pods of an earlier daemon: the store says what there was, the shims say what there is.
 //!
 //! Each sandbox is recovered in a task of its own that holds the sandbox's turn, so that one shim that hangs delays
-//! nobody but the calls to its own pod. The daemon serves as soon as all are done, or after [`PATIENCE`].
+//! nobody but the calls to its own pod. The daemon serves as soon as all are done, or after two seconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,9 @@ use crate::{Error, Result};
 
 /// How long the daemon waits for slow shims before it serves.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often leftovers of images are looked for.
+const TIDY_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Loads the store and takes up what lives.
 ///
@@ -46,7 +49,23 @@ pub async fn recover(daemon: &Arc<Daemon>) -> Result<()> {
         tracing::warn!("serving although some sandboxes are still being recovered");
     }
     strays(daemon).await;
+    keep_tidy(daemon);
     Ok(())
+}
+
+/// What failed pulls and killed daemons left is collected behind the daemon's work, now and every few minutes.
+fn keep_tidy(daemon: &Arc<Daemon>) {
+    let owner = daemon.clone();
+    daemon.spawn(async move {
+        let known = || owner.pods.sandboxes().iter().map(|s| s.id().clone()).collect();
+        owner.cni.gc(known).await;
+        loop {
+            if let Err(e) = owner.images.collect().await {
+                tracing::warn!(error = %e, "leftovers of images could not be collected");
+            }
+            tokio::time::sleep(TIDY_INTERVAL).await;
+        }
+    });
 }
 
 struct Turn {

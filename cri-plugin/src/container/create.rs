@@ -137,6 +137,7 @@ fn write_spec(
         resolved: Some(&found.sources),
         anonymous: Some(&found.anonymous),
     };
+    check_propagation(config, &shared)?;
     spec::container(&Input {
         id,
         sandbox: spec::Sandbox {
@@ -156,6 +157,16 @@ fn write_spec(
         cgroup: &cgroup(daemon, sandbox, handler)?,
         volumes: shared,
     })
+}
+
+/// The machine's mounts are read only where a mount wants more than its own.
+fn check_propagation(config: &ContainerConfig, volumes: &spec::Volumes<'_>) -> Result<()> {
+    if config.mounts.iter().all(|m| m.propagation == 0) {
+        return Ok(());
+    }
+    let path = "/proc/self/mountinfo";
+    let mounts = std::fs::read(path).map_err(Error::io("read", path))?;
+    spec::mounts::check_propagation(config, volumes, &mounts)
 }
 
 fn cgroup(daemon: &Daemon, sandbox: &Sandbox, handler: &crate::config::Runtime) -> Result<spec::cgroup::Parent> {

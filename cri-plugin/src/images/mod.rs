@@ -62,6 +62,12 @@ pub trait Images: Send + Sync {
     /// # Errors
     /// The store's and the snapshotter's own.
     async fn usage(&self) -> Result<Usage>;
+
+    /// Removes what no image is made of any more and what failed pulls left; to be called from time to time.
+    ///
+    /// # Errors
+    /// Those of listing what there is.
+    async fn collect(&self) -> Result<()>;
 }
 
 /// A request to pull.

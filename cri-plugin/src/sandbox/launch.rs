@@ -8,7 +8,7 @@ use prost::Message;
 use super::Sandbox;
 use crate::daemon::Daemon;
 use crate::tasks::{self, Launch, Shim};
-use crate::{Error, Result};
+use crate::{Error, Result, spec};
 
 /// Starts the shim, connects, and keeps the connection in the sandbox. The caller starts the sandbox in it when the
 /// network namespace is there.
@@ -36,7 +36,12 @@ pub(super) async fn launch(daemon: &Daemon, sandbox: &Sandbox) -> Result<Arc<Shi
 pub(super) async fn start(daemon: &Daemon, sandbox: &Sandbox, shim: &Shim) -> Result<u32> {
     let bundle = tasks::bundle(&daemon.config.state, sandbox.id().as_str());
     let netns = sandbox.netns(&daemon.config.state);
-    shim.start_sandbox(sandbox.id().as_str(), &bundle, netns.as_deref(), sandbox.fixed.config.encode_to_vec()).await
+    let mut config = sandbox.fixed.config.clone();
+    // Ports below 1024 and ping without a capability, as under containerd; what the pod itself asks for wins.
+    let mut sysctls = spec::sysctls::unprivileged(&config)?;
+    sysctls.extend(spec::sysctls::of(&config)?);
+    config.linux.get_or_insert_default().sysctls = sysctls;
+    shim.start_sandbox(sandbox.id().as_str(), &bundle, netns.as_deref(), config.encode_to_vec()).await
 }
 
 /// Connects again to a shim that an earlier daemon started, by the address it left in its bundle.

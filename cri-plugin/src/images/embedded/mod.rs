@@ -43,16 +43,6 @@ impl Embedded {
         Ok(Arc::new(Self { node, pins }))
     }
 
-    /// Removes blobs and layers that no image is made of, an hour after they last were: layers that containers stood on
-    /// when their image was removed, and what failed pulls left. To be called from time to time.
-    ///
-    /// # Errors
-    /// Those of listing what there is.
-    pub async fn collect(&self) -> Result<()> {
-        let node = Arc::clone(&self.node);
-        blocking(move || collect::collect(&node, Some(collect::GRACE))).await
-    }
-
     /// How far the pulls under way are, the oldest first.
     pub fn progress(&self) -> Vec<Progress> {
         self.node.meters.progress()
@@ -104,5 +94,11 @@ impl Images for Embedded {
     async fn usage(&self) -> Result<Usage> {
         let node = Arc::clone(&self.node);
         blocking(move || node.usage()).await
+    }
+
+    /// Layers that containers stood on when their image was removed wait an hour more: a pull may want them again.
+    async fn collect(&self) -> Result<()> {
+        let node = Arc::clone(&self.node);
+        blocking(move || collect::collect(&node, Some(collect::GRACE))).await
     }
 }
