@@ -12,6 +12,7 @@ use crate::{
     service,
     shim::{Place, Shim},
     signals::Signals,
+    sys,
 };
 
 /// Events taken at once; tokio's 1024 would be memory nobody needs.
@@ -72,6 +73,8 @@ async fn serve(launch: Launch, own: Option<Arc<Own>>) -> Result<()> {
     let abandoned = abandoned(|| shim.is_idle() && connections.none());
     tokio::pin!(abandoned);
     let mut accepting = tokio::spawn(server.serve(launch.listener));
+    // What start needed, this does not.
+    sys::trim_heap();
     loop {
         tokio::select! {
             // Children first: a request that follows an exit should see it.

@@ -15,8 +15,8 @@ use cleat_proto::shim::{KilledRequest, OomClient};
 use common::{Place, Shim, Stdio3, able, any, code, context, events::Record, eventually};
 use containerd_shim_protos::{
     api::{
-        CreateTaskRequest, DeleteResponse, PauseRequest, PidsRequest, ResizePtyRequest, StatsRequest, Status,
-        UpdateTaskRequest,
+        CloseIORequest, CreateTaskRequest, DeleteResponse, PauseRequest, PidsRequest, ResizePtyRequest, StatsRequest,
+        Status, UpdateTaskRequest,
     },
     cgroups::metrics::Metrics,
     protobuf::{Message as _, MessageField},
@@ -108,6 +108,36 @@ async fn a_daemon_that_is_dead_or_deaf_holds_up_nothing() {
         assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
         finish(&shim).await;
     }
+}
+
+/// 5: the end of an exec's stdin may be told before the exec has one, and so may its terminal's size.
+#[tokio::test]
+async fn what_is_asked_of_an_exec_before_its_start_is_done_at_its_start() {
+    if !able("what_is_asked_of_an_exec_before_its_start_is_done_at_its_start", "runc") {
+        return;
+    }
+    let place = Place::new("runc");
+    let shim = started(&place, &["sleep", "1000"]).await;
+    let (stdin, out) = (place.path("in"), place.path("out"));
+    mkfifo(&stdin, Mode::S_IRWXU).unwrap();
+    fs::write(&out, "").unwrap();
+    let stdio = Stdio3 { paths: [stdin.to_str().unwrap(), out.to_str().unwrap(), ""], terminal: false };
+    shim.exec("c1", "e1", &["cat"], stdio).await.unwrap();
+    let close = CloseIORequest { id: "c1".into(), exec_id: "e1".into(), stdin: true, ..Default::default() };
+    shim.task.close_io(context(), &close).await.unwrap();
+    shim.start("c1", "e1").await.unwrap();
+    assert_eq!(timeout(SOON, shim.wait("c1", "e1")).await.unwrap().unwrap().exit_status, 0);
+    shim.delete("c1", "e1").await.unwrap();
+
+    let stdio = Stdio3 { terminal: true, ..Stdio3::stdout(out.to_str().unwrap()) };
+    let script = "while [ \"$(busybox stty size)\" != '33 77' ]; do sleep 0.05; done";
+    shim.exec("c1", "e2", &["sh", "-c", script], stdio).await.unwrap();
+    let size = ResizePtyRequest { id: "c1".into(), exec_id: "e2".into(), width: 77, height: 33, ..Default::default() };
+    shim.task.resize_pty(context(), &size).await.unwrap();
+    shim.start("c1", "e2").await.unwrap();
+    assert_eq!(timeout(SOON, shim.wait("c1", "e2")).await.unwrap().unwrap().exit_status, 0);
+    shim.delete("c1", "e2").await.unwrap();
+    finish(&shim).await;
 }
 
 /// 6: nobody reads the container's stdout, and nobody ever will.

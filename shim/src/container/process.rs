@@ -22,6 +22,13 @@ struct End {
     drained: bool,
 }
 
+/// What was asked of an exec's streams before it had any.
+#[derive(Debug, Default)]
+struct Early {
+    closed: bool,
+    size: Option<(u32, u32)>,
+}
+
 /// A process the shim is the parent of, or is going to be.
 #[derive(Debug)]
 pub struct Process {
@@ -29,6 +36,7 @@ pub struct Process {
     stdio: Stdio,
     life: Mutex<Life>,
     io: Mutex<Option<Arc<Io>>>,
+    early: Mutex<Early>,
     /// Held by each verb that changes the process, so that they follow one another; and by the one that tells its end, so
     /// that this comes after a start in flight.
     verbs: AsyncMutex<()>,
@@ -43,6 +51,7 @@ impl Process {
             stdio,
             life: Mutex::new(life),
             io: Mutex::new(io.map(Into::into)),
+            early: Mutex::default(),
             verbs: AsyncMutex::default(),
             end: watch::Sender::default(),
         }
@@ -95,6 +104,39 @@ impl Process {
     /// Gives an exec that starts its stdio; with none, lets go of it.
     pub fn set_io(&self, io: Option<Io>) {
         *self.io.lock().unwrap_or_else(PoisonError::into_inner) = io.map(Into::into);
+    }
+
+    fn early(&self) -> MutexGuard<'_, Early> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes its stdin; that of an exec that was not started yet, as soon as it is.
+    pub fn close_stdin(&self) {
+        match self.io() {
+            Some(io) => io.close_stdin(),
+            None => self.early().closed = true,
+        }
+    }
+
+    /// Sizes its terminal; that of an exec that was not started yet, as soon as it is.
+    pub fn resize(&self, width: u32, height: u32) -> Result<()> {
+        match self.io() {
+            Some(io) => io.resize(width, height)?,
+            None => self.early().size = Some((width, height)),
+        }
+        Ok(())
+    }
+
+    /// Does what was asked of the streams before they were there. A size nobody can set is no reason to fail a start.
+    pub fn catch_up(&self) {
+        let Some(io) = self.io() else { return };
+        let early = mem::take(&mut *self.early());
+        if let Some((width, height)) = early.size {
+            let _ = io.resize(width, height);
+        }
+        if early.closed {
+            io.close_stdin();
+        }
     }
 
     /// Sends a signal. A process that is over cannot be found.

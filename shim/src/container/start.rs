@@ -65,6 +65,7 @@ async fn run(shim: &Shim, container: &Container, process: &Process, id: &str) ->
     if let (Some(socket), Some(io)) = (console, process.io()) {
         io.attach_console(socket.receive(create::CONSOLE_DEADLINE).await?)?;
     }
+    process.catch_up();
     let pid = bundle.read_pid(Some(id));
     let _ = std::fs::remove_file(bundle.pid_file(Some(id)));
     shim.reaper.watch(pid?)

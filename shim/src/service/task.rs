@@ -101,18 +101,14 @@ impl Task for TaskService {
     }
 
     async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> Reply<Empty> {
-        if let Some(io) = self.process(&request.id, &request.exec_id)?.io() {
-            io.resize(request.width, request.height).map_err(Error::from)?;
-        }
+        self.process(&request.id, &request.exec_id)?.resize(request.width, request.height)?;
         Ok(Empty::new())
     }
 
     async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> Reply<Empty> {
         let process = self.process(&request.id, &request.exec_id)?;
-        if request.stdin
-            && let Some(io) = process.io()
-        {
-            io.close_stdin();
+        if request.stdin {
+            process.close_stdin();
         }
         Ok(Empty::new())
     }
