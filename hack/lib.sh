@@ -56,26 +56,30 @@ crictl() { "$CRICTL" --config "$DIR/crictl.yaml" "$@"; }
 cgroups() {
     local root
     findmnt -rn -o TARGET -t cgroup,cgroup2 | while read -r root; do
-        [ -d "$root/$NAME" ] && find "$root/$NAME" -depth -type d
+        if [ -d "$root/$NAME" ]; then find "$root/$NAME" -depth -type d; fi
     done
-    return 0
 }
 
 # mounts: the mount points under this node's directory, newest first.
 mounts() { awk -v dir="$DIR/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | tac; }
 
+# shims: the pids of the shims that were started from this node's directory.
+shims() {
+    local pid
+    # Processes that end while find looks make it fail.
+    { find /proc -maxdepth 2 -name exe -lname '*/containerd-shim-*' 2>/dev/null || true; } | cut -d/ -f3 | while read -r pid; do
+        case $(readlink "/proc/$pid/cwd" 2>/dev/null; tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline") in
+        *"$DIR"/* | *"$STATE_LINK"/*) echo "$pid" ;;
+        esac
+    done
+}
+
 # processes: the pids of this node: its daemon, its shims, and whatever runs in its cgroups.
 processes() {
-    local group pid
     {
         daemon_pid
-        for group in $(cgroups); do cat "$group/cgroup.procs" 2>/dev/null || true; done
-        for pid in /proc/[0-9]*; do
-            case $(readlink "$pid/exe" 2>/dev/null || true) in */containerd-shim-*) ;; *) continue ;; esac
-            case $(readlink "$pid/cwd" 2>/dev/null; tr '\0' ' ' 2>/dev/null <"$pid/cmdline") in
-            *"$DIR"/* | *"$STATE_LINK"/*) echo "${pid#/proc/}" ;;
-            esac
-        done
+        cgroups | sed 's,$,/cgroup.procs,' | xargs -r cat 2>/dev/null || true
+        shims
     } | sort -un
 }
 
@@ -91,5 +95,4 @@ leftovers() {
     [ ! -e "/sys/class/net/$BRIDGE" ] || say "link $BRIDGE and its address"
     nat_rules | sed 's/^/nat rule /'
     if nft list table ip "$NAME" >/dev/null 2>&1; then say "nft table ip $NAME"; fi
-    find "$DIR/cni/ipam" -type f -name '[0-9]*' 2>/dev/null | sed 's/^/address /' || true
 }
