@@ -26,8 +26,12 @@ pub struct Cri {
     pub images: ImageServiceClient<Channel>,
 }
 
-/// A pod of that name in the namespace `test`; its containers log under `logs`.
+/// A pod of that name in the namespace `test`; its containers log to `logs/NAME`, which is made, as kubelet makes it.
 pub fn pod(name: &str, logs: &Path) -> v1::PodSandboxConfig {
+    let logs = logs.join(name);
+    if let Err(e) = std::fs::create_dir_all(&logs) {
+        eprintln!("{}: {e}", logs.display());
+    }
     v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {
             name: name.into(),
@@ -36,7 +40,7 @@ pub fn pod(name: &str, logs: &Path) -> v1::PodSandboxConfig {
             attempt: 0,
         }),
         hostname: name.into(),
-        log_directory: logs.join(name).to_string_lossy().into_owned(),
+        log_directory: logs.to_string_lossy().into_owned(),
         linux: Some(v1::LinuxPodSandboxConfig::default()),
         ..Default::default()
     }
