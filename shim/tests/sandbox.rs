@@ -272,8 +272,9 @@ async fn a_failed_create_leaves_the_shim_where_it_was() {
     for name in ["ipc", "uts", "net", "pid"] {
         assert_eq!(inode(&proc_ns(pod.shim.pid, name)), own(name), "{name}");
     }
-    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", pod.shim.pid)).unwrap();
-    assert_eq!(children, "");
+    // The child that moves the shim into its cgroup may be a moment longer.
+    let children = || fs::read_to_string(format!("/proc/{0}/task/{0}/children", pod.shim.pid)).unwrap();
+    assert!(common::eventually(|| children().is_empty()), "{}", children());
     assert!(!pod.bundle.join("ns").exists());
     // Nothing is in the way of another attempt.
     pod.create(&config(NamespaceMode::Container)).await.unwrap();
@@ -353,8 +354,9 @@ async fn a_user_namespace_that_cannot_be_mapped_leaves_nothing() {
     options.unwrap().userns_options = Some(UserNamespace { mode, uids: map.clone(), gids: map });
     let error = pod.create(&config).await.unwrap_err().to_string();
     assert!(error.contains("uid_map"), "{error}");
-    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", pod.shim.pid)).unwrap();
-    assert_eq!(children, "");
+    // The child that moves the shim into its cgroup may be a moment longer.
+    let children = || fs::read_to_string(format!("/proc/{0}/task/{0}/children", pod.shim.pid)).unwrap();
+    assert!(common::eventually(|| children().is_empty()), "{}", children());
     assert!(!pod.bundle.join("ns").exists());
     pod.shutdown().await;
 }

@@ -8,7 +8,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     os::{fd::OwnedFd, unix::net::UnixStream},
     time::Duration,
 };
@@ -123,7 +123,13 @@ fn say(stream: &mut UnixStream, words: &str) -> Result<()> {
 /// One message; each side speaks only after the other, so a read never finds two.
 fn hear(stream: &mut UnixStream) -> Result<String> {
     let mut bytes = [0; ANSWER_MAX_BYTES];
-    let count = stream.read(&mut bytes).map_err(|e| Error::io("hear from the other side of a user namespace", e))?;
+    let count = loop {
+        match stream.read(&mut bytes) {
+            // A child of the shim's ended meanwhile; reads with a timeout are not restarted (signal(7)).
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            read => break read.map_err(|e| Error::io("hear from the other side of a user namespace", e))?,
+        }
+    };
     let words = String::from_utf8_lossy(&bytes[..count]).into_owned();
     let corrupt = |problem: &str| Error::Corrupt { what: "user namespace".into(), problem: problem.into() };
     match words.strip_prefix('!') {
