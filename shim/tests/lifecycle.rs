@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{fs, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use common::{Place, Stdio3, able, code, context, events::Record};
 use containerd_shim_protos::api::Status;
@@ -55,6 +55,16 @@ async fn whole_life(runtime: &'static str) {
     assert!(!shim.socket().exists(), "the shim left its socket");
     let (ok, _, stderr) = place.call(&bundle, "c1", "delete", b"");
     assert!(ok, "{stderr}");
+    assert!(!under_unified().contains(place.cgroup.trim_start_matches('/')), "{}", under_unified());
+}
+
+/// What lies below the mount point of the v2 hierarchy of a hybrid host, where nobody would ever look for it.
+fn under_unified() -> String {
+    let script = "cd /sys/fs/cgroup/unified 2>/dev/null || exit 0; mount --make-private /sys/fs/cgroup; \
+                  umount -l /sys/fs/cgroup/unified; ls /sys/fs/cgroup/unified";
+    let output = Command::new("unshare").args(["--mount", "sh", "-c", script]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[tokio::test]

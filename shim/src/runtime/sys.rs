@@ -22,7 +22,8 @@ fn without_unified() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     // Only the tmpfs below which it is mounted leaves its peer group: volumes must go on propagating to the host.
     mount(None::<&str>, "/sys/fs/cgroup", None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)?;
-    // Covered, not unmounted: an unmount waits for an RCU grace period, seven milliseconds on a busy host.
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    Ok(mount(Some("tmpfs"), UNIFIED, Some("tmpfs"), flags, Some("size=4k"))?)
+    // Covered, not unmounted: an unmount waits for an RCU grace period, seven milliseconds on a busy host. And writable:
+    // crun makes its directories in whatever lies there, so let that be something that goes with the namespace.
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    Ok(mount(Some("tmpfs"), UNIFIED, Some("tmpfs"), flags, Some("size=64k"))?)
 }
