@@ -3,6 +3,7 @@
 //! `conf.d/*.toml` beside the file is merged over it in the order of the names, table by table.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub cgroup: Cgroup,
     /// `[containers]`.
     pub containers: Containers,
+    /// `[streaming]`.
+    pub streaming: Streaming,
     /// `[timeouts]`.
     pub timeouts: Timeouts,
 }
@@ -107,6 +110,20 @@ pub struct Containers {
     pub restrict_oom_score_adj: bool,
 }
 
+/// Exec, attach and port-forward.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streaming {
+    /// Where they are served; a loopback address, since nothing there is encrypted.
+    pub address: IpAddr,
+    /// 0 is any that is free.
+    pub port: u16,
+    /// A session in which nothing moves is ended after so long.
+    pub idle_timeout_secs: u64,
+    /// A client may take so long to open its streams.
+    pub stream_creation_timeout_secs: u64,
+}
+
 /// How long a peer may take.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -132,6 +149,7 @@ impl Default for Config {
             cni: Cni::default(),
             cgroup: Cgroup::default(),
             containers: Containers::default(),
+            streaming: Streaming::default(),
             timeouts: Timeouts::default(),
         }
     }
@@ -186,6 +204,13 @@ impl Default for Containers {
     }
 }
 
+impl Default for Streaming {
+    fn default() -> Self {
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self { address, port: 0, idle_timeout_secs: 4 * 60 * 60, stream_creation_timeout_secs: 30 }
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self { shim_secs: 30, reconnect_secs: 10 }
@@ -232,6 +257,9 @@ impl Config {
         if !matches!(self.images.snapshotter.as_str(), "overlay" | "native") {
             return invalid(format!("images.snapshotter {:?} is neither overlay nor native", self.images.snapshotter));
         }
+        if !self.streaming.address.is_loopback() {
+            return invalid(format!("streaming.address {} is no loopback address", self.streaming.address));
+        }
         for (name, runtime) in &mut self.runtimes {
             if runtime.root.as_os_str().is_empty() {
                 runtime.root = self.state.join("runtimes").join(name);
@@ -241,6 +269,18 @@ impl Config {
             self.cni.cache_dir = self.state.join("cni");
         }
         Ok(self)
+    }
+}
+
+impl Streaming {
+    /// As a duration.
+    pub fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_secs)
+    }
+
+    /// As a duration.
+    pub fn stream_creation(&self) -> Duration {
+        Duration::from_secs(self.stream_creation_timeout_secs)
     }
 }
 
@@ -310,6 +350,14 @@ mod tests {
         let config = Config::load(&dir.path().join("config.toml")).expect("load");
         assert_eq!(config.cni.timeout_secs, 7);
         assert_eq!(config.cni.conf_dir, PathBuf::from("/a"));
+    }
+
+    #[test]
+    fn streams_are_served_on_loopback_only() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, "[streaming]\naddress = \"0.0.0.0\"\n").expect("write");
+        assert!(Config::load(&path).expect_err("every address").to_string().contains("loopback"));
     }
 
     #[test]

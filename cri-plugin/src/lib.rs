@@ -20,6 +20,7 @@ pub mod sandbox;
 pub mod service;
 pub mod spec;
 pub mod store;
+pub mod streaming;
 pub mod tasks;
 
 pub use error::{Error, Result};
