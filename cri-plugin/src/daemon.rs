@@ -16,6 +16,7 @@ use crate::images::{Images, embedded::Embedded};
 use crate::pods::Pods;
 use crate::spec::{Features, Host};
 use crate::store::Store;
+use crate::streaming::Streaming;
 use crate::{Error, Result};
 
 /// The daemon's parts.
@@ -38,6 +39,8 @@ pub struct Daemon {
     pub snapshotter: Arc<dyn Snapshotter>,
     /// Pod networks.
     pub cni: Arc<Cni>,
+    /// Where exec, attach and port-forward are served.
+    pub streaming: Arc<Streaming>,
     features: Asked,
     tasks: Mutex<JoinSet<()>>,
     _lock: fs::File,
@@ -67,6 +70,7 @@ impl Daemon {
             images,
             snapshotter,
             cni: Cni::open(&config.cni)?,
+            streaming: Arc::new(Streaming::open(&config.streaming)?),
             features: Asked::new(&config),
             tasks: Mutex::default(),
             _lock: lock,

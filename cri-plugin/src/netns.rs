@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
@@ -97,6 +97,17 @@ pub fn open(path: &Path) -> Result<OwnedFd> {
     };
     let stat = rustix::fs::fstatfs(&file).map_err(Error::io("statfs", path))?;
     if stat.f_type as u64 == NSFS_MAGIC { Ok(file.into()) } else { Err(gone()) }
+}
+
+/// Makes a call on a thread of its own within the namespace pinned at `path`. Blocks for as long as the call does.
+///
+/// # Errors
+/// As [`open`]; `Io` where the namespace cannot be entered.
+pub fn within<T: Send + 'static>(path: &Path, call: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let namespace = open(path)?;
+    let entered = move || setns(namespace, CloneFlags::CLONE_NEWNET).map(|()| call());
+    let thread = std::thread::Builder::new().name("netns".into()).spawn(entered).map_err(Error::io("spawn", path))?;
+    thread.join().map_err(|_| Error::failed("netns thread", "panicked"))?.map_err(Error::io("enter", path))
 }
 
 /// Whether a namespace is still pinned at `path`.

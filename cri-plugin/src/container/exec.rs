@@ -4,23 +4,20 @@
 //! exceeds the limit is read and dropped, so that the process can end. After its end the shim closes its side within a
 //! bounded time, whoever else still holds the streams.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-use super::{Container, State};
+use super::process::{self, DRAIN_DEADLINE, Exec};
 use crate::daemon::Daemon;
-use crate::tasks::{self, Exit, Shim, Stdio, Target};
-use crate::{Error, Result, spec};
+use crate::spec::Terminal;
+use crate::tasks::{Exit, Stdio};
+use crate::{Error, Result};
 
 /// Of each stream; kubelet asks for no more either.
 const OUTPUT_MAX_BYTES: usize = 16 << 20;
-
-/// How long the streams may stay open after the process has ended.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What a process printed and how it ended.
 #[derive(Debug, Default, PartialEq)]
@@ -39,90 +36,29 @@ pub struct ExecSync {
 /// `WrongState` for a container that does not run; `TimedOut` after which the process is dead; the runtime's own words
 /// for a command that is not there. Source: CRI api.proto, ExecSync.
 pub async fn exec_sync(daemon: &Arc<Daemon>, id: &str, command: Vec<String>, timeout: Duration) -> Result<ExecSync> {
-    let container = daemon.pods.container(id)?;
-    let state = container.state();
-    if !matches!(state, State::Running { .. }) {
-        let id = container.id().to_string();
-        return Err(Error::WrongState { kind: "container", id, state: state.name(), wanted: "running" });
-    }
-    let shim = daemon.pods.sandbox(container.fixed.sandbox.as_str())?.shim()?;
-    let process = process(daemon, &container, &command)?;
-    let exec = Exec::new(daemon, container.id().to_string(), shim)?;
-    exec.run(process, timeout).await
-}
-
-/// The process to execute, as OCI JSON.
-fn process(daemon: &Daemon, container: &Container, command: &[String]) -> Result<Vec<u8>> {
-    let path = tasks::bundle(&daemon.config.state, container.id().as_str()).join("config.json");
-    let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let corrupt = |e: serde_json::Error| Error::corrupt(path.display().to_string(), e);
-    let spec: oci_spec::runtime::Spec = serde_json::from_slice(&text).map_err(corrupt)?;
-    serde_json::to_vec(&spec::exec(&spec, command, spec::Terminal::No)?).map_err(corrupt)
-}
-
-/// One process being executed, and the folder with its fifos, which goes with it.
-struct Exec {
-    container: String,
-    id: String,
-    dir: PathBuf,
-    shim: Arc<Shim>,
-}
-
-impl Exec {
-    fn new(daemon: &Daemon, container: String, shim: Arc<Shim>) -> Result<Self> {
-        let id = crate::id::ContainerId::random()?.to_string();
-        let dir = daemon.config.state.join("exec").join(&id);
-        std::fs::create_dir_all(&dir).map_err(Error::io("mkdir", &dir))?;
-        Ok(Self { container, id, dir, shim })
-    }
-
-    async fn run(self, process: Vec<u8>, timeout: Duration) -> Result<ExecSync> {
-        let (stdout, stderr) = (self.dir.join("stdout"), self.dir.join("stderr"));
-        let readers = (fifo(&stdout)?, fifo(&stderr)?);
-        let stdio =
-            Stdio { stdout: stdout.display().to_string(), stderr: stderr.display().to_string(), ..Stdio::default() };
-        self.shim.exec(&self.container, &self.id, process, stdio).await?;
-        let done = self.start_and_gather(readers, timeout).await;
-        // Whatever happened, the shim forgets the process; a failure here leaks until the container goes, no longer.
-        if let Err(e) = self.shim.delete(&self.container, &self.id).await {
-            tracing::warn!(container = self.container, error = %e, "an executed process is left in the shim");
-        }
-        done
-    }
-
-    async fn start_and_gather(&self, pipes: (pipe::Receiver, pipe::Receiver), timeout: Duration) -> Result<ExecSync> {
-        self.shim.start(&self.container, &self.id).await?;
-        let out = tokio::spawn(gather(pipes.0));
-        let err = tokio::spawn(gather(pipes.1));
-        let gathered = Gathered(out, err);
-        let exit = self.wait(timeout).await?;
+    let (container, shim) = process::running(daemon, id)?;
+    let described = process::described(daemon, &container, &command, Terminal::No)?;
+    let exec = Exec::new(daemon, &container, shim)?;
+    let ((stdout, out), (stderr, err)) = (exec.folder.output("stdout")?, exec.folder.output("stderr")?);
+    let stdio = Stdio { stdout, stderr, ..Stdio::default() };
+    let work = async {
+        let gathered = Gathered(tokio::spawn(gather(out)), tokio::spawn(gather(err)));
+        let exit = wait(&exec, container.id().as_str(), timeout).await?;
         let (stdout, stderr) = gathered.finish().await;
         Ok(ExecSync { stdout, stderr, code: i32::try_from(exit.code).unwrap_or(i32::MAX) })
-    }
-
-    async fn wait(&self, timeout: Duration) -> Result<Exit> {
-        let wait = self.shim.wait(&self.container, &self.id);
-        if timeout.is_zero() {
-            return wait.await;
-        }
-        if let Ok(done) = tokio::time::timeout(timeout, wait).await {
-            return done;
-        }
-        self.shim.kill(&self.container, &self.id, libc::SIGKILL, Target::Process).await?;
-        let ended = tokio::time::timeout(DRAIN_DEADLINE, self.shim.wait(&self.container, &self.id)).await;
-        if ended.is_err() {
-            tracing::warn!(container = self.container, "a command outlived its timeout and SIGKILL");
-        }
-        Err(Error::TimedOut { what: format!("a command in container {}", self.container), after: timeout })
-    }
+    };
+    exec.run(described, stdio, work).await
 }
 
-impl Drop for Exec {
-    fn drop(&mut self) {
-        if let Err(e) = std::fs::remove_dir_all(&self.dir) {
-            tracing::warn!(dir = %self.dir.display(), error = %e, "the fifos of a command are left");
-        }
+async fn wait(exec: &Exec, container: &str, timeout: Duration) -> Result<Exit> {
+    if timeout.is_zero() {
+        return exec.wait().await;
     }
+    if let Ok(done) = tokio::time::timeout(timeout, exec.wait()).await {
+        return done;
+    }
+    exec.kill().await?;
+    Err(Error::TimedOut { what: format!("a command in container {container}"), after: timeout })
 }
 
 /// Two readers that end with their owner.
@@ -145,11 +81,6 @@ async fn within_drain(reader: &mut tokio::task::JoinHandle<Vec<u8>>) -> Vec<u8> 
     tokio::time::timeout(DRAIN_DEADLINE, reader).await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
-fn fifo(path: &Path) -> Result<pipe::Receiver> {
-    nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o600)).map_err(Error::io("mkfifo", path))?;
-    pipe::OpenOptions::new().open_receiver(path).map_err(Error::io("open", path))
-}
-
 async fn gather(mut pipe: pipe::Receiver) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut buffer = vec![0; 64 << 10];
@@ -169,7 +100,8 @@ mod tests {
     async fn output_is_gathered_to_its_end_and_capped() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("out");
-        let reader = fifo(&path).expect("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+        let reader = pipe::OpenOptions::new().open_receiver(&path).expect("open");
         let writer = std::thread::spawn(move || {
             let mut pipe = std::fs::OpenOptions::new().write(true).open(&path).expect("open");
             let megabyte = vec![b'x'; 1 << 20];

@@ -1,8 +1,12 @@
 //! A container: its record, and one file per verb. Its states are in [`state`].
 
+mod attach;
 mod create;
 mod exec;
+mod exec_stream;
 mod log;
+mod process;
+mod relay;
 mod remove;
 mod rootfs;
 mod start;
@@ -17,9 +21,12 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
+pub use attach::attach;
 pub use create::create;
 pub use exec::{ExecSync, exec_sync};
+pub use exec_stream::exec;
 pub use log::reopen_log;
+pub(crate) use process::expect_running;
 pub(crate) use remove::discard;
 pub use remove::remove;
 pub use start::{resume, start};

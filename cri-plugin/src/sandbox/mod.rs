@@ -12,6 +12,7 @@
 mod files;
 mod launch;
 mod lost;
+mod port_forward;
 mod remove;
 mod run;
 mod stop;
@@ -30,6 +31,7 @@ pub(crate) use files::remove_dir;
 pub use launch::reconnect;
 pub(crate) use lost::lost;
 pub use lost::watch_shim;
+pub use port_forward::{connect, forwardable};
 pub(crate) use remove::forget;
 pub use remove::remove;
 pub use run::run;

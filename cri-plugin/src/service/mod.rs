@@ -9,6 +9,7 @@ mod convert;
 mod image;
 mod info;
 mod runtime;
+mod sessions;
 mod status;
 
 use std::os::unix::fs::PermissionsExt;
@@ -38,6 +39,8 @@ pub struct Service {
 /// `Io` for a socket that cannot be made; `Failed` for a server that ends by itself.
 pub async fn serve(daemon: Arc<Daemon>, end: impl Future<Output = ()>) -> Result<()> {
     let listener = listen(&daemon.config.socket)?;
+    let sessions = Arc::new(sessions::Sessions(daemon.clone()));
+    let streaming = crate::streaming::serve(daemon.streaming.clone(), sessions);
     let service = Service { daemon };
     let runtime = RuntimeServiceServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
@@ -45,13 +48,15 @@ pub async fn serve(daemon: Arc<Daemon>, end: impl Future<Output = ()>) -> Result
     let image = ImageServiceServer::new(service)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
-    tonic::transport::Server::builder()
+    let cri = tonic::transport::Server::builder()
         .layer(alpha::layer())
         .add_service(runtime)
         .add_service(image)
-        .serve_with_incoming_shutdown(authority::incoming(listener), end)
-        .await
-        .map_err(|e| Error::failed("serve CRI", e))
+        .serve_with_incoming_shutdown(authority::incoming(listener), end);
+    tokio::select! {
+        served = cri => served.map_err(|e| Error::failed("serve CRI", e)),
+        failed = streaming => failed,
+    }
 }
 
 /// A socket that an earlier daemon left is replaced; the state's lock says that it no longer runs.

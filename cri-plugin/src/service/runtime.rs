@@ -6,7 +6,7 @@ use cleat_proto::cri::v1::runtime_service_server::RuntimeService;
 use cleat_proto::cri::v1::*;
 use tonic::{Request, Response, Status};
 
-use super::{Service, alpha, convert, info, owned, status};
+use super::{Service, alpha, convert, info, owned, sessions, status};
 use crate::sandbox::Phase;
 use crate::{container, sandbox};
 
@@ -165,16 +165,16 @@ impl RuntimeService for Service {
         Err(not_there("UpdateContainerResources"))
     }
 
-    async fn exec(&self, _: Request<ExecRequest>) -> Answer<ExecResponse> {
-        Err(not_there("Exec"))
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        Ok(Response::new(ExecResponse { url: sessions::exec(&self.daemon, request.into_inner())? }))
     }
 
-    async fn attach(&self, _: Request<AttachRequest>) -> Answer<AttachResponse> {
-        Err(not_there("Attach"))
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        Ok(Response::new(AttachResponse { url: sessions::attach(&self.daemon, request.into_inner())? }))
     }
 
-    async fn port_forward(&self, _: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
-        Err(not_there("PortForward"))
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        Ok(Response::new(PortForwardResponse { url: sessions::port_forward(&self.daemon, request.into_inner())? }))
     }
 
     async fn container_stats(&self, _: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {

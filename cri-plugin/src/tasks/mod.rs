@@ -186,6 +186,24 @@ impl Shim {
         self.task.exec(self.within(), &request).await.map(drop).map_err(|e| self.error("exec", e))
     }
 
+    /// Closes a process's stdin once everything written to it has been read; `exec` is empty for the task itself.
+    pub async fn close_stdin(&self, id: &str, exec: &str) -> Result<()> {
+        let request = api::CloseIORequest { id: id.into(), exec_id: exec.into(), stdin: true, ..Default::default() };
+        self.task.close_io(self.within(), &request).await.map(drop).map_err(|e| self.error("close stdin", e))
+    }
+
+    /// Sets the size of a process's terminal, in characters.
+    pub async fn resize(&self, id: &str, exec: &str, width: u16, height: u16) -> Result<()> {
+        let request = api::ResizePtyRequest {
+            id: id.into(),
+            exec_id: exec.into(),
+            width: width.into(),
+            height: height.into(),
+            ..Default::default()
+        };
+        self.task.resize_pty(self.within(), &request).await.map(drop).map_err(|e| self.error("resize", e))
+    }
+
     /// Returns when the process has ended. No deadline: the connection's end is an error.
     pub async fn wait(&self, id: &str, exec: &str) -> Result<Exit> {
         let request = api::WaitRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
