@@ -136,10 +136,15 @@ impl Bundle {
 
     /// Keeps the options and the runtime's binary for `delete`.
     pub fn save_options(&self, options: &Options, binary: &str) -> Result<()> {
+        self.save_shim_options(options)?;
+        self.save("runtime", binary.as_bytes())
+    }
+
+    /// Keeps the options of a shim in whose bundle there is no container yet, and may never be.
+    pub fn save_shim_options(&self, options: &Options) -> Result<()> {
         let json = serde_json::to_vec(options)
             .map_err(|e| Error::Corrupt { what: "options".into(), problem: e.to_string() })?;
-        self.save("options.json", &json)?;
-        self.save("runtime", binary.as_bytes())
+        self.save("options.json", &json)
     }
 
     /// The options [`Bundle::save_options`] kept; the defaults if there are none, or none that can be read.

@@ -20,9 +20,11 @@ use crate::{
     args::Args,
     bootstrap,
     bundle::Bundle,
+    cgroup::own::Own,
     error::{At as _, Error, Result},
     reaper::Reaper,
     runtime::Oci,
+    sandbox::orphan,
     signals::Signals,
 };
 
@@ -37,7 +39,10 @@ pub fn run(args: &Args) -> Result<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().at("start", "the runtime")?;
     let removed = runtime.block_on(remove(args, &bundle));
     let unmounted = unmount_all(&bundle.rootfs()).map_err(Error::from);
-    remove_socket(&bundle);
+    if shim_is_gone(&bundle) {
+        orphan::end(&bundle);
+        remove_cgroup(&bundle);
+    }
     removed.and(unmounted)?;
     response()
 }
@@ -71,12 +76,21 @@ async fn remove(args: &Args, bundle: &Bundle) -> Result<()> {
     timeout(DEADLINE, deleted).await.map_err(late)?
 }
 
-/// Removes the socket the shim left, unless it still serves: other containers of its pod may live.
-fn remove_socket(bundle: &Bundle) {
-    let Ok(address) = fs::read_to_string(bundle.join("address")) else { return };
-    let Some(path) = address.strip_prefix("unix://") else { return };
-    if UnixStream::connect(path).is_err() {
+/// Whether nobody serves any more; a socket without a shim is removed. Other containers of the pod may have the shim live.
+fn shim_is_gone(bundle: &Bundle) -> bool {
+    let Ok(address) = fs::read_to_string(bundle.join("address")) else { return true };
+    let Some(path) = address.strip_prefix("unix://") else { return true };
+    let gone = UnixStream::connect(path).is_err();
+    if gone {
         let _ = fs::remove_file(path);
+    }
+    gone
+}
+
+/// Removes the shim's own cgroup, if it had one and nobody is in there.
+fn remove_cgroup(bundle: &Bundle) {
+    if let Ok(Some(own)) = Own::plan(&bundle.saved_options().shim_cgroup) {
+        own.remove();
     }
 }
 

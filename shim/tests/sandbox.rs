@@ -359,4 +359,26 @@ async fn a_user_namespace_that_cannot_be_mapped_leaves_nothing() {
     assert!(common::eventually(|| children().is_empty()), "{}", children());
     assert!(!pod.bundle.join("ns").exists());
     pod.shutdown().await;
+    assert!(pod.shim.gone().await);
+}
+
+#[tokio::test]
+async fn delete_cleans_up_after_a_killed_shim() {
+    if !able("delete_cleans_up_after_a_killed_shim", "runc") {
+        return;
+    }
+    let pod = Pod::new().await;
+    pod.create(&config(NamespaceMode::Pod)).await.unwrap();
+    let pause = pod.start().await.unwrap();
+    let cgroup = || fs::read_to_string(format!("/proc/{pause}/cgroup")).unwrap();
+    assert!(common::eventually(|| cgroup().matches(&pod.place.shim_cgroup).count() >= 1), "{}", cgroup());
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pod.shim.pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert!(pod.shim.gone().await);
+    for _ in 0..2 {
+        let (ok, _, stderr) = pod.place.call(&pod.bundle, "pod", "delete", b"");
+        assert!(ok, "{stderr}");
+    }
+    let gone = || fs::read_to_string(format!("/proc/{pause}/status")).map_or(true, |s| s.contains("State:\tZ"));
+    assert!(common::eventually(gone), "the pause process lives");
+    assert!(!pod.shim.socket().exists());
 }

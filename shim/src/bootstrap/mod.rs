@@ -66,7 +66,8 @@ pub fn start(args: &Args) -> Result<Launch> {
             finish(&reply);
         }
     };
-    let launched = bundle.save_address(&address).and_then(|()| sys::split());
+    let noted = bundle.save_address(&address).and_then(|()| bundle.save_shim_options(&params.options));
+    let launched = noted.and_then(|()| sys::split());
     match launched {
         Ok(Side::Parent(_)) => finish(&reply),
         Ok(Side::Child) => daemonise()?,

@@ -8,9 +8,12 @@
 use std::{
     fs,
     path::{Component, Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread::sleep,
     time::Duration,
 };
+
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::{Mode, ROOT};
 use crate::{
@@ -36,8 +39,12 @@ struct Place {
 }
 
 /// The cgroup a shim is to have, in each hierarchy.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Own(Vec<Place>);
+#[derive(Debug)]
+pub struct Own {
+    places: Vec<Place>,
+    /// The children that were sent to move somebody.
+    helpers: Mutex<Vec<i32>>,
+}
 
 impl Own {
     /// The cgroup `path` of the process that calls; none for an empty path. Changes nothing yet.
@@ -74,13 +81,13 @@ impl Own {
                 places.push(Place { origin: below(origin), own: below(path) });
             }
         }
-        Ok(Self(places))
+        Ok(Self { places, helpers: Mutex::default() })
     }
 
     /// Makes the cgroup and moves a process into it. The first failure is told; the other hierarchies are done all the same.
     pub fn join(&self, pid: u32) -> Result<()> {
         let mut first = Ok(());
-        for place in &self.0 {
+        for place in &self.places {
             let joined = fs::create_dir_all(&place.own).at("create", &place.own).and_then(|()| enter(&place.own, pid));
             first = first.and(joined);
         }
@@ -89,21 +96,37 @@ impl Own {
 
     /// [`Own::join`], by a child that nobody waits for. What fails is reported: the process goes on where it is.
     pub fn join_behind(&self, pid: u32, report: &Report) -> Result<()> {
-        if sys::split()? == Side::Child {
-            if let Err(e) = self.join(pid) {
-                report.problem("no cgroup of its own for the shim", &e);
+        match sys::split()? {
+            Side::Parent(helper) => self.helpers().push(helper),
+            Side::Child => {
+                if let Err(e) = self.join(pid) {
+                    report.problem("no cgroup of its own for the shim", &e);
+                }
+                std::process::exit(0);
             }
-            std::process::exit(0);
         }
         Ok(())
     }
 
+    fn helpers(&self) -> MutexGuard<'_, Vec<i32>> {
+        self.helpers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Moves this process back to where it came from and removes the cgroup. What fails stays for the daemon to remove.
     pub fn leave(&self) {
-        for place in self.0.iter().filter(|place| place.own.is_dir()) {
-            if enter(&place.origin, std::process::id()).is_err() {
-                continue;
-            }
+        for helper in self.helpers().drain(..).filter_map(Pid::from_raw) {
+            // One that is at work still would make again what is removed here. Most were collected long ago.
+            let _ = waitpid(Some(helper), WaitOptions::empty());
+        }
+        for place in self.places.iter().filter(|place| place.own.is_dir()) {
+            let _ = enter(&place.origin, std::process::id());
+        }
+        self.remove();
+    }
+
+    /// Removes the cgroup where nobody is in it.
+    pub fn remove(&self) {
+        for place in self.places.iter().filter(|place| place.own.is_dir()) {
             for _ in 0..REMOVE_ATTEMPTS {
                 if fs::remove_dir(&place.own).is_ok() {
                     break;
@@ -145,9 +168,9 @@ mod tests {
             place(root, "memory/m", "memory/cleat-shims/p1"),
             place(root, "unified/u", "unified/cleat-shims/p1"),
         ];
-        assert_eq!(plan("/cleat-shims/p1", Mode::V1, root).unwrap(), Own(expected));
+        assert_eq!(plan("/cleat-shims/p1", Mode::V1, root).unwrap().places, expected);
         let v2 = plan("/cleat-shims/p1", Mode::V2, root).unwrap();
-        assert_eq!(v2, Own(vec![place(root, "u", "cleat-shims/p1")]));
+        assert_eq!(v2.places, [place(root, "u", "cleat-shims/p1")]);
     }
 
     #[test]
@@ -155,6 +178,6 @@ mod tests {
         for path in ["/", "a", "../a", "/a/../../b", "a/b"] {
             assert!(plan(path, Mode::V1, Path::new("/nonexistent")).is_err(), "{path} was accepted");
         }
-        assert_eq!(Own::plan("").unwrap(), None);
+        assert!(Own::plan("").unwrap().is_none());
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 mod config;
 pub mod create;
 mod fresh;
+pub mod orphan;
 mod pins;
 pub mod stop;
 mod sys;

@@ -23,7 +23,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{
     config::{Config, Mappings},
     fresh::{Network, settle},
-    user,
+    orphan, user,
 };
 use crate::{
     bundle::Bundle,
@@ -94,7 +94,9 @@ impl Pins {
         };
         let pause = pause.map(|pid| reaper.watch(pid)).transpose()?;
         if let Some(pause) = &pause {
-            pins.name("pid", &format!("/proc/{}/ns/pid", pause.process.pid())).inspect_err(|_| end(pause))?;
+            let pid = pause.process.pid();
+            let named = pins.name("pid", &format!("/proc/{pid}/ns/pid"));
+            named.and_then(|()| orphan::note(wanted.bundle, pid)).inspect_err(|_| end(pause))?;
         }
         Ok(Pinned { pins, pause })
     }

@@ -153,10 +153,13 @@ impl Drop for Place {
         }
         for controller in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             let parent = controller.path().join(self.cgroup.trim_start_matches('/'));
-            for child in fs::read_dir(&parent).into_iter().flatten().flatten() {
-                let _ = fs::remove_dir(child.path());
-            }
-            let _ = fs::remove_dir(parent);
+            eventually(|| {
+                for child in fs::read_dir(&parent).into_iter().flatten().flatten() {
+                    let _ = fs::remove_dir(child.path());
+                }
+                let _ = fs::remove_dir(&parent);
+                !parent.exists() || std::thread::panicking()
+            });
         }
     }
 }
