@@ -145,7 +145,13 @@ fn pod(name: &str) -> PodSandboxConfig {
             uid: format!("{name}-{}", std::process::id()),
             attempt: 0,
         }),
-        linux: Some(LinuxPodSandboxConfig::default()),
+        linux: Some(LinuxPodSandboxConfig {
+            security_context: Some(LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces()),
+                ..LinuxSandboxSecurityContext::default()
+            }),
+            ..LinuxPodSandboxConfig::default()
+        }),
         ..PodSandboxConfig::default()
     }
 }
@@ -155,8 +161,19 @@ fn create(sandbox: &str, pod: &PodSandboxConfig, target: &Target) -> CreateConta
         metadata: Some(ContainerMetadata { name: "main".into(), attempt: 0 }),
         image: Some(ImageSpec { image: target.image.clone(), ..ImageSpec::default() }),
         command: vec!["sleep".into(), "3600".into()],
-        linux: Some(LinuxContainerConfig::default()),
+        linux: Some(LinuxContainerConfig {
+            security_context: Some(LinuxContainerSecurityContext {
+                namespace_options: Some(namespaces()),
+                ..LinuxContainerSecurityContext::default()
+            }),
+            ..LinuxContainerConfig::default()
+        }),
         ..ContainerConfig::default()
     };
     CreateContainerRequest { pod_sandbox_id: sandbox.into(), config: Some(config), sandbox_config: Some(pod.clone()) }
+}
+
+/// What kubelet sends for an ordinary pod: a pid namespace for each container. The zero of the API is a shared one.
+fn namespaces() -> NamespaceOption {
+    NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() }
 }
