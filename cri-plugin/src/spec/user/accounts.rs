@@ -30,7 +30,7 @@ impl Accounts {
     /// Takes the two files' contents.
     ///
     /// # Errors
-    /// `Invalid` for a file of more than [`MAX_BYTES`].
+    /// `Invalid` for a file of more than 10 MiB.
     pub fn new(passwd: Vec<u8>, group: Vec<u8>) -> Result<Self> {
         for (name, bytes) in [("/etc/passwd", &passwd), ("/etc/group", &group)] {
             if bytes.len() > MAX_BYTES {
