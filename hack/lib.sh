@@ -32,15 +32,25 @@ alive() {
     [ -n "$1" ] && tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -qF -- "$2"
 }
 
-# end PID WORD SECONDS: SIGTERM, and SIGKILL if it is still there after SECONDS. Quiet where it is gone already.
+# dying PID: whether it was killed and has threads left. Until the last one is gone it holds its files and locks,
+# although its command line is empty already: a thread in the middle of a sync takes its time.
+dying() {
+    local stat
+    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+    [ -z "$(tr -d '\0' 2>/dev/null <"/proc/$1/cmdline")" ] || return 1
+    # Behind the name, which may hold anything: the state first, the number of threads as the eighteenth.
+    awk '{ exit ($1 == "Z" || $1 == "X") && $18 <= 1 }' <<<"${stat##*) }"
+}
+
+# end PID WORD SECONDS: SIGTERM, and SIGKILL if it is still there after SECONDS; returns when it is gone.
 end() {
     local tries=$(($3 * 20))
-    alive "$1" "$2" || return 0
-    kill -TERM "$1" 2>/dev/null || return 0
+    [ -n "$1" ] || return 0
+    if alive "$1" "$2"; then kill -TERM "$1" 2>/dev/null || true; fi
     while alive "$1" "$2" && [ $((tries--)) -gt 0 ]; do sleep 0.05; done
-    alive "$1" "$2" || return 0
-    kill -KILL "$1" 2>/dev/null || return 0
-    while alive "$1" "$2"; do sleep 0.05; done
+    if alive "$1" "$2"; then kill -KILL "$1" 2>/dev/null || true; fi
+    tries=400
+    while { alive "$1" "$2" || dying "$1"; } && [ $((tries--)) -gt 0 ]; do sleep 0.05; done
 }
 
 # daemon_pid: the pid of this node's daemon, or nothing where it does not run.

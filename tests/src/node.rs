@@ -86,11 +86,9 @@ impl Node {
 
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = self.pid()?;
-        let what = format!("/proc/{pid}/cmdline");
         kill(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to cleatd, pid {pid}"))?;
         let start = Instant::now();
-        // A process that has ended and was not waited for has an empty command line.
-        while std::fs::read(&what).is_ok_and(|line| !line.is_empty()) {
+        while !gone(pid) {
             ensure!(start.elapsed() < Duration::from_secs(10), "cleatd, pid {pid}, lives 10 s after {signal}");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -123,6 +121,14 @@ impl Node {
     pub fn residue(&self) -> Vec<String> {
         residue::settled(&self.dir)
     }
+}
+
+/// Whether a process has ended with all its threads: the last one to die closes its files and gives up its locks.
+fn gone(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // Behind the name: the state first, the number of threads as the eighteenth field.
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    matches!(fields.first(), Some(&("Z" | "X"))) && matches!(fields.get(17), Some(&("0" | "1")))
 }
 
 impl Drop for Node {
