@@ -1,6 +1,6 @@
 //! SIGCHLD and SIGTERM as a future.
 //!
-//! The handlers set a bit and ring an eventfd ([`sys`](crate::sys)). tokio's own signal module is deliberately not even
+//! The handlers set a bit and ring an eventfd ([`sys`]). tokio's own signal module is deliberately not even
 //! compiled in: its table for every signal there could be is a tenth of an idle shim's memory. Blocking the signals and
 //! reading a signalfd would be simpler still, but a blocked signal stays blocked in the containers.
 

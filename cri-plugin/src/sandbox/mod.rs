@@ -5,7 +5,7 @@
 //!     +------------------not_ready-------------^
 //! ```
 //! What a sandbox holds outside this process (shim, network, namespaces, mounts, folders) is undone by one function,
-//! [`teardown`], whoever asks: a failed run, a stop, a removal, or recovery after a crash. It is told by the record
+//! [`teardown()`], whoever asks: a failed run, a stop, a removal, or recovery after a crash. It is told by the record
 //! what may be there, takes what is missing as undone, and can be run again. So there is no list of undo steps that
 //! a crash could lose.
 
