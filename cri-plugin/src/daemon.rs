@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cleat_snapshots::Snapshotter;
 use tokio::task::JoinSet;
@@ -18,6 +19,9 @@ use crate::spec::{Features, Host};
 use crate::store::Store;
 use crate::streaming::Streaming;
 use crate::{Error, Result};
+
+/// How long a lock that another daemon holds is tried for.
+const LOCK_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The daemon's parts.
 pub struct Daemon {
@@ -108,19 +112,28 @@ fn make_dir(dir: &Path, mode: u32) -> Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(mode)).map_err(Error::io("chmod", dir))
 }
 
-/// Two daemons over one state would undo each other's pods.
+/// Two daemons over one state would undo each other's pods. One that was just killed holds the lock until its last
+/// thread has gone, so a held lock is tried again for a while.
 fn lock(state: &Path) -> Result<fs::File> {
     let path = state.join("cleatd.lock");
     let file = fs::File::create(&path).map_err(Error::io("open", &path))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::WrongState {
-            kind: "state folder",
-            id: state.display().to_string(),
-            state: "in use by another cleatd",
-            wanted: "free",
-        }),
-        Err(e) => Err(Error::io("lock", path)(e)),
+    let deadline = Instant::now() + LOCK_DEADLINE;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Error::WrongState {
+                    kind: "state folder",
+                    id: state.display().to_string(),
+                    state: "in use by another cleatd",
+                    wanted: "free",
+                });
+            }
+            Err(e) => return Err(Error::io("lock", path)(e)),
+        }
     }
 }
 

@@ -117,6 +117,20 @@ async fn ten_pods_at_once_twice() -> Result<()> {
     Ok(())
 }
 
+/// kubelet makes it, a person with crictl does not.
+#[tokio::test]
+async fn a_log_directory_that_is_not_there_is_made() -> Result<()> {
+    let node = node!();
+    let cri = node.cri().await?;
+    cri.pull("busybox").await?;
+    let mut config = pod("logless", &node.path("logs"));
+    config.log_directory = node.path("logs/not/there").to_string_lossy().into_owned();
+    let sandbox = cri.run_pod(&config, "").await?;
+    cri.launch(&sandbox, &container("main", "busybox", &["echo", "here"]), &config).await?;
+    wait_for_line(&node.path("logs/not/there/main.log"), "here").await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn exit_codes_and_reasons() -> Result<()> {
     let node = node!();
@@ -135,6 +149,7 @@ async fn exit_codes_and_reasons() -> Result<()> {
         let id = cri.launch(&sandbox, &container(name, "busybox", &["sh", "-c", &nested]), &config).await?;
         let status = cri.wait_exit(&id).await.context(name)?;
         assert_eq!((status.exit_code, status.reason.as_str()), (code, reason), "{name}");
+        ensure!(status.finished_at >= status.started_at && status.started_at >= status.created_at, "{status:?}");
     }
     let lines = wait_for_line(&node.path("logs/exits/last-words.log"), "b").await?;
     assert_eq!(lines.len(), 2);

@@ -225,8 +225,10 @@ async fn a_corrupt_record_is_set_aside() -> Result<()> {
     ensure!(cri.status(&torn.id).await.is_err(), "the torn record is still served");
     let log = node.log();
     ensure!(log.lines().any(|line| line.contains(&torn.id)), "the log does not name {}: {log}", torn.id);
-    // Its pod can still be taken away.
-    Ok(cri.remove_all_pods().await?)
+    // Its pod can still be taken away, and all of it goes.
+    cri.remove_all_pods().await?;
+    assert_eq!(node.residue(), [] as [String; 0]);
+    Ok(())
 }
 
 #[tokio::test]

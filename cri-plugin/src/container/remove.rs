@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Container, Stored, kill, rootfs};
 use crate::daemon::Daemon;
+use crate::id::ContainerId;
 use crate::{Error, Result, sandbox, tasks};
 
 /// Removes a container, running or not; one that is missing is removed already.
@@ -30,9 +31,15 @@ pub(crate) async fn discard(daemon: &Arc<Daemon>, container: &Arc<Container>) ->
     kill(daemon, container).await?;
     let _op = container.op.lock().await;
     forget_task(daemon, container).await?;
-    let (root, bundle) =
-        (rootfs::dir(daemon, container.id()), tasks::bundle(&daemon.config.state, container.id().as_str()));
-    rootfs::remove(daemon, container.id()).await?;
+    remove_traces(daemon, container.id()).await?;
+    daemon.store.delete::<Stored>(container.id().as_str()).await?;
+    daemon.pods.remove_container(container.id());
+    Ok(())
+}
+
+/// Removes what a container has on disk; whatever is missing counts as removed.
+pub(crate) async fn remove_traces(daemon: &Daemon, id: &ContainerId) -> Result<()> {
+    let (root, bundle) = (rootfs::dir(daemon, id), tasks::bundle(&daemon.config.state, id.as_str()));
     crate::blocking(move || {
         cleat_snapshots::mount::unmount_all(&bundle.join("rootfs"))
             .map_err(|e| Error::failed(format!("unmount {}", bundle.display()), e))?;
@@ -40,9 +47,7 @@ pub(crate) async fn discard(daemon: &Arc<Daemon>, container: &Arc<Container>) ->
         sandbox::remove_dir(&root)
     })
     .await?;
-    daemon.store.delete::<Stored>(container.id().as_str()).await?;
-    daemon.pods.remove_container(container.id());
-    Ok(())
+    rootfs::remove(daemon, id).await
 }
 
 /// The shim forgot the task when it ended, unless that failed then; its mount would hold the snapshot.

@@ -1,8 +1,9 @@
 //! StartContainer: the intent is stored, the shim makes and starts the task, and a task of ours waits for its end.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::{Container, Exit, State, exited, log, rootfs};
+use super::{Container, Exit, State, UnixNanos, exited, log, rootfs};
 use crate::daemon::Daemon;
 use crate::sandbox::{Phase, Sandbox};
 use crate::tasks::{self, NewTask, Shim, Stdio, TaskState};
@@ -24,8 +25,8 @@ pub async fn start(daemon: &Arc<Daemon>, id: &str) -> Result<()> {
     let shim = sandbox.shim()?;
     container.advance(&daemon.store, |s, id| s.starting(id)).await?;
     match run(daemon, &container, &sandbox, &shim).await {
-        Ok(pid) => {
-            container.advance(&daemon.store, |s, id| s.running(id, pid, crate::clock::now())).await?;
+        Ok((pid, started_at)) => {
+            container.advance(&daemon.store, |s, id| s.running(id, pid, started_at)).await?;
             watch(daemon, &container, shim);
             Ok(())
         }
@@ -36,25 +37,39 @@ pub async fn start(daemon: &Arc<Daemon>, id: &str) -> Result<()> {
     }
 }
 
-async fn run(daemon: &Daemon, container: &Container, sandbox: &Sandbox, shim: &Shim) -> Result<u32> {
+/// Makes and starts the task; returns its pid and the moment before it was let go.
+async fn run(daemon: &Daemon, container: &Container, sandbox: &Sandbox, shim: &Shim) -> Result<(u32, UnixNanos)> {
+    let created = make(daemon, container, sandbox, shim).await?;
+    // Read before: a container that ends at once must not have started after its end.
+    let now = crate::clock::now();
+    let started = shim.start(container.id().as_str(), "").await?;
+    Ok((if started == 0 { created } else { started }, now))
+}
+
+/// Makes the task. One that is there already is what a daemon that was killed in the middle of this very call left,
+/// perhaps still in the making: it was never started, and goes first.
+async fn make(daemon: &Daemon, container: &Container, sandbox: &Sandbox, shim: &Shim) -> Result<u32> {
     let id = container.id().as_str();
     let runtime = daemon
         .config
         .runtimes
         .get(&sandbox.fixed.handler)
         .ok_or_else(|| Error::not_found("runtime handler", &sandbox.fixed.handler))?;
-    let mounts = rootfs::mounts(daemon, container.id()).await?;
-    let created = shim
-        .create(NewTask {
-            id,
-            bundle: &tasks::bundle(&daemon.config.state, id),
-            rootfs: &mounts,
-            stdio: stdio(daemon, container),
-            options: tasks::runc_options(runtime, String::new())?,
-        })
-        .await?;
-    let started = shim.start(id, "").await?;
-    Ok(if started == 0 { created } else { started })
+    let bundle = tasks::bundle(&daemon.config.state, id);
+    let deadline = Instant::now() + daemon.config.timeouts.shim();
+    loop {
+        let mounts = rootfs::mounts(daemon, container.id()).await?;
+        let stdio = stdio(daemon, container);
+        let options = tasks::runc_options(runtime, String::new())?;
+        match shim.create(NewTask { id, bundle: &bundle, rootfs: &mounts, stdio, options }).await {
+            Err(Error::AlreadyExists { .. }) if Instant::now() < deadline => {
+                let _ = shim.kill(id, "", libc::SIGKILL, tasks::Target::All).await;
+                let _ = shim.delete(id, "").await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            created => return created,
+        }
+    }
 }
 
 fn stdio(daemon: &Daemon, container: &Container) -> Stdio {

@@ -55,6 +55,11 @@ impl Files {
     /// `Io` with the path.
     pub fn make(&self, config: &PodSandboxConfig) -> Result<()> {
         fs::create_dir_all(&self.dir).map_err(Error::io("mkdir", &self.dir))?;
+        // kubelet makes it; a person with crictl does not.
+        if !config.log_directory.is_empty() {
+            let logs = Path::new(&config.log_directory);
+            fs::create_dir_all(logs).map_err(Error::io("mkdir", logs))?;
+        }
         let hostname = hostname(config)?;
         write(&self.hostname(), &format!("{hostname}\n"))?;
         write(&self.resolv_conf(), &resolv_conf(config.dns_config.as_ref())?)?;

@@ -289,6 +289,7 @@ impl Shim {
         };
         match status.code.enum_value_or_default() {
             ttrpc::Code::NOT_FOUND => Error::not_found("task", status.message.clone()),
+            ttrpc::Code::ALREADY_EXISTS => Error::AlreadyExists { kind: "task", id: status.message.clone() },
             ttrpc::Code::DEADLINE_EXCEEDED => {
                 Error::TimedOut { what: format!("{}: {what}", self.name), after: self.deadline }
             }
