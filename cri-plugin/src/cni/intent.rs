@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Attachment;
+use crate::blocking;
 use crate::id::SandboxId;
 use crate::{Error, Result};
 
@@ -97,8 +98,4 @@ fn read(path: &Path) -> Option<Intent> {
     serde_json::from_slice(&text)
         .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "CNI intent is damaged"))
         .ok()
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::failed("CNI intent", e))?
 }

@@ -190,10 +190,7 @@ impl Sandbox {
 
     /// Whether the pod uses the host's network.
     pub fn host_network(&self) -> bool {
-        use cleat_proto::cri::v1::NamespaceMode;
-        let linux = self.fixed.config.linux.as_ref();
-        let options = linux.and_then(|l| l.security_context.as_ref()).and_then(|s| s.namespace_options.as_ref());
-        options.is_some_and(|o| o.network() == NamespaceMode::Node)
+        crate::spec::namespaces::host_network(&self.fixed.config)
     }
 
     /// The file that pins the pod's network namespace, if it has one of its own.

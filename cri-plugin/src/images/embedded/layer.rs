@@ -15,9 +15,10 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::sync::mpsc::{Sender, channel};
 
 use super::leases::Lease;
-use super::node::{Node, blocking, snapshot_error};
+use super::node::{Node, snapshot_error};
 use super::progress::Meter;
 use super::stream::{CHUNKS_UNDER_WAY, Compressed, Expanded, Incoming, Stored, decoder};
+use crate::blocking;
 use crate::images::digest::Digest;
 use crate::images::manifest::Descriptor;
 use crate::images::registry::{Blob, Session};

@@ -20,8 +20,9 @@ use cleat_snapshots::Snapshotter;
 
 use super::{Image, ImageId, Images, Pull, Rootfs, Usage};
 use crate::Result;
+use crate::blocking;
 use crate::config::Config;
-use node::{Node, blocking};
+use node::Node;
 use pins::Pins;
 pub use progress::Progress;
 

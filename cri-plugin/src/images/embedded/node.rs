@@ -189,17 +189,6 @@ impl Node {
     }
 }
 
-/// Runs what blocks on a thread for it.
-///
-/// # Errors
-/// Those of `work`; `Failed` if it panicked.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(e) => Err(Error::failed("image work", e)),
-    }
-}
-
 /// The snapshotter's error as one of ours.
 pub fn snapshot_error(e: cleat_snapshots::Error) -> Error {
     let no_space = e.is_no_space();
